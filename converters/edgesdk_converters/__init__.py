@@ -1,0 +1,28 @@
+"""Converters: models, graphs, cost, accuracy and the passes that change a model. The ground floor of edgesdk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import plugins
+from .errors import RecipeError
+
+if TYPE_CHECKING:
+    from .passes import Pass
+
+PASSES = {
+    "expand": "edgesdk_converters.expand:Expand",
+    "fold": "edgesdk_converters.fold:Fold",
+    "half": "edgesdk_converters.half:Half",
+}
+GROUP = "edgesdk.passes"
+
+
+def find(name: str) -> type[Pass]:
+    """The pass class of that name. Raises RecipeError for an unknown or broken one."""
+    return plugins.find(PASSES, GROUP, name, RecipeError)
+
+
+def known() -> tuple[str, ...]:
+    """Names of all passes, those of installed plugins included."""
+    return plugins.known(PASSES, GROUP)

@@ -1,0 +1,143 @@
+"""Accuracy as arithmetic: metrics, agreement and the contract's verdict. Arrays in, numbers out; numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelError
+
+Array = NDArray[Any]
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an export promises. Points are percentage points.
+
+    `max_drop_points` bounds the loss of top-1 against labels, of a user's metric (times 100), or, without labels under task
+    classify, top-1 disagreement with the source. `max_relative_error` bounds the numerical distance to the source.
+    """
+
+    max_drop_points: float | None = None
+    max_relative_error: float | None = None
+    task: Literal["auto", "classify", "numeric"] = "auto"
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("max_drop_points", "max_relative_error"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ModelError(f"{name} is {value}; allowed: 0 or more")
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Loss of accuracy in points, with the upper end of its paired 95 % interval."""
+
+    source: float
+    converted: float
+    drop_points: float
+    bound_points: float
+    n: int
+    what: str
+
+
+def relative_error(got: Outputs, wanted: Outputs) -> float:
+    """max |a - b| / max |b| of each output, the worst output; infinity where one side has NaN the other lacks."""
+    return max((_relative(got[name], wanted[name]) for name in wanted), default=0.0)
+
+
+def max_abs_error(got: Outputs, wanted: Outputs) -> float:
+    """max |a - b| over all outputs."""
+    return max((_absolute(got[name], wanted[name]) for name in wanted), default=0.0)
+
+
+def top1(logits: Array) -> Array:
+    """Index of the largest value over the last axis that has more than one entry; (samples, ...) to (samples,)."""
+    rows = logits.reshape(len(logits), -1)
+    return np.asarray(rows.argmax(axis=1), dtype=np.int64)
+
+
+def check_sample_count(samples: int, max_drop_points: float) -> None:
+    """Raise ModelError where so few samples cannot resolve the promised drop: 100 / max_drop is the least."""
+    if max_drop_points <= 0:
+        return
+    least = math.ceil(100 / max_drop_points)
+    if samples < least:
+        raise ModelError(
+            f"{samples} check samples cannot show a drop of {max_drop_points} points; at least {least} are needed",
+            "give more --data, or a larger --max-drop",
+        )
+
+
+def top1_drop(source: Array, converted: Array, labels: Array) -> Drop:
+    """Loss of top-1 accuracy, paired: both sides saw the same samples."""
+    right_before = top1(source) == labels
+    right_after = top1(converted) == labels
+    return _paired(right_before.astype(float), right_after.astype(float), "top-1 accuracy")
+
+
+def disagreement(source: Array, converted: Array) -> Drop:
+    """Share of samples on which the top-1 answers differ, as a drop from full agreement."""
+    same = (top1(source) == top1(converted)).astype(float)
+    return _paired(np.ones_like(same), same, "top-1 agreement")
+
+
+def metric_drop(metric: Callable[[Array, Array], float], source: Array, converted: Array, labels: Array) -> Drop:
+    """Loss of a user's metric (higher is better, 1.0 is perfect); its bound is a paired bootstrap of 200 draws."""
+    before, after = float(metric(source, labels)), float(metric(converted, labels))
+    rng = np.random.default_rng(0)
+    drops = []
+    for _ in range(200):
+        pick = rng.integers(0, len(labels), len(labels))
+        drops.append(float(metric(source[pick], labels[pick])) - float(metric(converted[pick], labels[pick])))
+    bound = float(np.quantile(drops, 0.95))
+    name = getattr(metric, "__name__", "metric")
+    return Drop(before, after, 100 * (before - after), 100 * bound, len(labels), name)
+
+
+def _paired(before: Array, after: Array, what: str) -> Drop:
+    difference = before - after
+    n = len(difference)
+    mean = float(difference.mean())
+    spread = float(difference.std(ddof=1)) if n > 1 else 0.0
+    bound = mean + 1.645 * spread / math.sqrt(n)
+    if spread == 0.0:
+        bound = max(bound, mean + 3.0 / n)  # rule of three: nothing seen in n samples
+    return Drop(float(before.mean()), float(after.mean()), 100 * mean, 100 * bound, n, what)
+
+
+def _relative(got: Array, wanted: Array) -> float:
+    absolute = _absolute(got, wanted)
+    scale = _largest(wanted)
+    if absolute == 0.0:
+        return 0.0
+    return absolute / scale if scale > 0 else math.inf
+
+
+def _largest(values: Array) -> float:
+    if values.dtype.kind not in "fiub" or values.size == 0:
+        return 1.0
+    finite = np.abs(values.astype(np.float64))[np.isfinite(values.astype(np.float64))]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _absolute(got: Array, wanted: Array) -> float:
+    if got.shape != wanted.shape:
+        return math.inf
+    if got.size == 0:
+        return 0.0
+    if wanted.dtype.kind not in "fiub":
+        return 0.0 if bool((got == wanted).all()) else math.inf
+    a, b = got.astype(np.float64), wanted.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    difference = np.abs(a - b)[~same]
+    return float(difference.max()) if np.isfinite(difference).all() else math.inf

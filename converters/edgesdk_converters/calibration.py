@@ -1,0 +1,249 @@
+"""Inputs to try a model with, and the ranges that its activations take on them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelError
+from .signature import Input, Signature
+
+if TYPE_CHECKING:
+    from .model import Model
+
+Array = NDArray[Any]
+RESERVED = ("labels", "slice")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Input samples with their first axis counting samples, and optional labels and slice of each.
+
+    `arrays[name]` has shape (n, ...): one row is what the model gets, with the leading axis of size 1 restored where the
+    model has one. `origin` says where they come from, for reports.
+    """
+
+    arrays: Mapping[str, Array]
+    origin: str
+    labels: Array | None = None
+    slices: Array | None = None
+    leading_axis: Mapping[str, bool] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for index in range(len(self)):
+            yield {
+                name: rows[index : index + 1] if self.leading_axis.get(name) else np.asarray(rows[index])
+                for name, rows in self.arrays.items()
+            }
+
+    def take(self, indices: Sequence[int] | Array) -> Samples:
+        """The samples at these indices."""
+        picked = np.asarray(indices, dtype=np.int64)
+        return Samples(
+            {name: rows[picked] for name, rows in self.arrays.items()},
+            self.origin,
+            None if self.labels is None else self.labels[picked],
+            None if self.slices is None else self.slices[picked],
+            self.leading_axis,
+        )
+
+    def digest(self) -> str:
+        """SHA-256 over names, values and labels: whether two sets are the same data."""
+        digest = hashlib.sha256()
+        for name in sorted(self.arrays):
+            digest.update(name.encode() + str(self.arrays[name].shape).encode())
+            digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], signature: Signature) -> Samples:
+        """From an .npz whose arrays are named as the model's inputs (optional: `labels`, `slice`), samples first.
+
+        Raises ModelError for a missing or wrong name, shape, type, NaN, or arrays of unlike length.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                data = {name: archive[name] for name in archive.files}
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
+        except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+            raise ModelError(f"{path} is no .npz file of plain arrays: {error}", "write it with numpy.savez") from error
+        return cls.from_arrays(data, signature, path.name)
+
+    @classmethod
+    def from_arrays(cls, data: Mapping[str, Array], signature: Signature, origin: str) -> Samples:
+        """From arrays in memory; the checks of `load`."""
+        names = [spec.name for spec in signature.inputs]
+        extra = [name for name in data if name not in names and name not in RESERVED]
+        missing = [name for name in names if name not in data]
+        if extra or missing:
+            raise ModelError(
+                f"{origin}: has {', '.join(sorted(data)) or 'nothing'}; the model's inputs are {', '.join(names)}",
+                "name the arrays as the inputs; labels and slice may be added",
+            )
+        count = len(np.atleast_1d(data[names[0]])) if names else 0
+        for name, rows in data.items():
+            if rows.ndim == 0 or len(rows) != count or count == 0:
+                raise ModelError(
+                    f"{origin}: array {name!r} has shape {rows.shape}; needed: {count or 'at least 1'} rows, one a sample"
+                )
+        arrays: dict[str, Array] = {}
+        leading: dict[str, bool] = {}
+        for spec in signature.inputs:
+            arrays[spec.name], leading[spec.name] = _rows(spec, data[spec.name], origin)
+        labels = data.get("labels")
+        if labels is not None:
+            labels = _labels(labels, signature, origin)
+        return cls(arrays, origin, labels, data.get("slice"), leading)
+
+
+def split(samples: Samples, seed: int = 0, check_fraction: float = 0.2) -> tuple[Samples, Samples]:
+    """Training and check part of one set: a shuffle by seed, check_fraction of it for the check. They never overlap."""
+    order = np.random.default_rng(seed).permutation(len(samples))
+    held = max(1, round(len(samples) * check_fraction))
+    return samples.take(np.sort(order[held:])), samples.take(np.sort(order[:held]))
+
+
+def synthetic(model: Model, count: int, seed: int = 0) -> Samples:
+    """Seeded inputs for a model of which no data is at hand.
+
+    Images are uniform noise in 0..255 through the model's own preprocessing; other floats are standard normal; integers
+    that index a table stay inside it, other integers are 0 or 1. Dynamic dimensions become 1. Good for parity, not for
+    accuracy.
+    """
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Array] = {}
+    leading: dict[str, bool] = {}
+    for spec in model.signature.inputs:
+        shape = [dim if isinstance(dim, int) else 1 for dim in spec.shape]
+        arrays[spec.name] = np.stack([_random(spec, shape, model, rng) for _ in range(count)])
+        if shape and shape[0] == 1:
+            arrays[spec.name] = arrays[spec.name][:, 0]
+            leading[spec.name] = True
+    return Samples(arrays, f"seeded random inputs (seed {seed})", leading_axis=leading)
+
+
+def activation_ranges(model: Model, samples: Samples, budget_bytes: int = 400_000_000) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of every float tensor of the main graph over the samples.
+
+    Tensors are read out in chunks of at most `budget_bytes` a run. Values inside subgraphs (If, Loop) are not seen.
+    """
+    from . import graph as graphs
+    from .reference import Reference
+
+    types = graphs.value_types(model.proto.graph)
+    info = {value.name for value in model.proto.graph.value_info}
+    outputs = {value.name for value in model.proto.graph.output}
+    produced = [name for node in model.proto.graph.node for name in node.output if name]
+    floats = {1, 10, 11, 16}
+    wanted = [n for n in produced if n in info and n not in outputs and n in types and types[n].elem_type in floats]
+    chunks: list[list[str]] = [[]]
+    used = 0
+    for name in wanted:
+        size = types[name].nbytes or 1_000_000
+        if chunks[-1] and used + size > budget_bytes:
+            chunks.append([])
+            used = 0
+        chunks[-1].append(name)
+        used += size
+    ranges: dict[str, tuple[float, float]] = {}
+    for chunk in chunks:
+        reference = Reference(model, chunk)
+        for sample in samples:
+            for name, values in (*reference.run(sample).items(), *sample.items()):
+                if values.dtype.kind != "f" or values.size == 0:
+                    continue
+                low, high = float(values.min()), float(values.max())
+                if name in ranges:
+                    low, high = min(low, ranges[name][0]), max(high, ranges[name][1])
+                ranges[name] = (low, high)
+    return ranges
+
+
+def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:
+    wanted = np.dtype(spec.dtype)
+    if rows.dtype != wanted:
+        if rows.dtype.kind not in "iuf" or wanted.kind not in "iuf" or (rows.dtype.kind == "f") != (wanted.kind == "f"):
+            raise ModelError(f"{origin}: array {spec.name!r} has dtype {rows.dtype}; the model wants {wanted}")
+        if wanted.kind != "f" and not np.array_equal(rows, rows.astype(wanted)):
+            raise ModelError(f"{origin}: values of {spec.name!r} ({rows.dtype}) do not fit into {wanted}")
+        rows = rows.astype(wanted)
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
+        raise ModelError(f"{origin}: array {spec.name!r} holds NaN or infinity (first in sample {bad})")
+    shape = spec.shape
+    leading = bool(shape) and (shape[0] == 1 or isinstance(shape[0], str))
+    for candidate, has_leading in ((shape[1:], True), (shape, False)) if leading else ((shape, False),):
+        if len(candidate) == rows.ndim - 1 and all(
+            isinstance(dim, str) or dim == size for dim, size in zip(candidate, rows.shape[1:], strict=True)
+        ):
+            return rows, has_leading
+    raise ModelError(
+        f"{origin}: array {spec.name!r} has shape {rows.shape}; wanted: (samples, "
+        + ", ".join(map(str, shape[1:] if leading else shape))
+        + ")"
+    )
+
+
+def _labels(labels: Array, signature: Signature, origin: str) -> Array:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ModelError(f"{origin}: labels must be one whole number a sample; got {labels.dtype} of shape {labels.shape}")
+    classes = signature.outputs[0].shape[-1] if signature.outputs[0].shape else "?"
+    if isinstance(classes, int) and classes > 1 and not (labels.min() >= 0 and labels.max() < classes):
+        raise ModelError(
+            f"{origin}: labels run from {labels.min()} to {labels.max()}; the model has {classes} classes (0 to {classes - 1})"
+        )
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _random(spec: Input, shape: Sequence[int], model: Model, rng: np.random.Generator) -> Array:
+    dtype = np.dtype(spec.dtype if spec.dtype != "bfloat16" else "float32")
+    pre = spec.preprocess
+    if pre is not None and dtype.kind == "f":
+        from .processing import to_tensor
+
+        if pre.layout == "flat":
+            return to_tensor(spec, rng.uniform(-1, 1, shape).astype(np.float32))
+        height, width = (shape[2], shape[3]) if pre.layout == "NCHW" else (shape[1], shape[2])
+        channels = () if pre.color == "gray" else (3,)
+        return to_tensor(spec, rng.integers(0, 256, (shape[0], height, width, *channels), dtype=np.uint8))
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "iu":
+        return rng.integers(0, _index_limit(spec.name, model), shape).astype(dtype)
+    raise ModelError(f"input {spec.name!r} has type {spec.dtype}: no random values for it", "give --data FILE.npz")
+
+
+def _index_limit(name: str, model: Model) -> int:
+    """How many rows the table has that an integer input indexes; 2 where it indexes none."""
+    from . import graph as graphs
+
+    types = graphs.value_types(model.proto.graph)
+    names = {name}
+    for node in model.proto.graph.node:
+        if node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity") and node.input[0] in names:
+            names.update(node.output)
+        elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in names:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            table = types.get(node.input[0])
+            if table is not None and table.shape is not None and isinstance(table.shape[axis], int):
+                return int(table.shape[axis])
+        elif node.op_type == "OneHot" and node.input[0] in names:
+            return 2
+    return 2

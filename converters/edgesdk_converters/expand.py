@@ -1,0 +1,76 @@
+"""Expand: operators that a runtime lacks, replaced by the definition that ONNX itself gives for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from . import graph as graphs
+from .errors import MissingExtra, PassError
+from .model import Model, Step
+from .passes import Given
+
+try:
+    import onnx
+    import onnx.inliner
+except ImportError as _error:
+    raise MissingExtra("convert", "onnx") from _error
+
+_DOMAIN = "edgesdk.expanded"
+
+
+@dataclass(frozen=True)
+class Expand:
+    """Replace every node of `operators` by the function body in ONNX's operator schema (Gelu becomes Mul, Erf, Add, …).
+
+    The mathematics is ONNX's own definition; results differ by rounding only. Raises PassError for an operator without a
+    definition. Nodes inside local functions are left alone.
+    """
+
+    name: ClassVar[str] = "expand"
+    operators: tuple[str, ...] = ()
+
+    def __call__(self, model: Model, given: Given) -> Model:
+        wanted = set(self.operators)
+        proto = model.copy_proto()
+        count = 0
+        for graph in graphs.graphs(proto.graph):
+            types = graphs.value_types(proto.graph) | graphs.value_types(graph)
+            for node in graph.node:
+                if node.op_type in wanted and node.domain in ("", "ai.onnx"):
+                    function = self._definition(node, types, model.opset)
+                    function.domain, function.name = _DOMAIN, f"{node.op_type}_{count}"
+                    function.ClearField("overload")
+                    proto.functions.append(function)
+                    node.domain, node.op_type = _DOMAIN, function.name
+                    kept = [attribute for attribute in node.attribute if attribute.name in function.attribute]
+                    del node.attribute[:]
+                    node.attribute.extend(kept)
+                    count += 1
+        if not count:
+            return model
+        proto.opset_import.add(domain=_DOMAIN, version=1)
+        proto = onnx.inliner.inline_local_functions(proto)
+        kept_imports = [entry for entry in proto.opset_import if entry.domain != _DOMAIN]
+        del proto.opset_import[:]
+        proto.opset_import.extend(kept_imports)
+        return model.changed(proto, Step(self.name, {"operators": sorted(wanted)}, f"{count} nodes by ONNX's own definition"))
+
+    def _definition(self, node: onnx.NodeProto, types: dict[str, graphs.ValueType], opset: int) -> onnx.FunctionProto:
+        label = graphs.node_label(node)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset, "")
+        except onnx.defs.SchemaError as error:
+            raise PassError(self.name, f"opset {opset} has no operator {node.op_type}", node=label) from error
+        function = onnx.FunctionProto()
+        if schema.has_context_dependent_function:  # type: ignore[attr-defined]
+            inputs = [
+                onnx.helper.make_tensor_type_proto(types[name].elem_type, None).SerializeToString() if name in types else b""
+                for name in node.input
+            ]
+            function.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), inputs))  # type: ignore[attr-defined]
+        elif schema.has_function:  # type: ignore[attr-defined]
+            function.CopyFrom(schema.function_body)
+        else:
+            raise PassError(self.name, f"ONNX defines {node.op_type} by no function of other operators", node=label)
+        return function

@@ -1,0 +1,47 @@
+"""Fold: constants computed, batch norm merged into convolutions, dead nodes gone; by onnxslim."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .errors import MissingExtra, PassError
+from .model import Model, Step
+from .passes import Given
+
+try:
+    import onnxslim
+except ImportError as _error:
+    raise MissingExtra("convert", "onnxslim") from _error
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Same function, fewer nodes.
+
+    onnxslim was chosen by node count and parity over onnxscript's optimizer and ONNX Runtime's offline optimiser
+    (`make bench` prints the table); the latter writes operators of its own that only it can run. Constants above
+    `size_limit_bytes` are left unfolded, so that a small file cannot grow without bound.
+    """
+
+    name: ClassVar[str] = "fold"
+    size_limit_bytes: int = 64_000_000
+
+    def __call__(self, model: Model, given: Given) -> Model:
+        before = len(model.proto.graph.node)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                proto = onnxslim.slim(model.copy_proto(), size_threshold=self.size_limit_bytes)
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            raise PassError(
+                self.name, f"onnxslim failed: {type(error).__name__}: {error}", "leave it out of the recipe"
+            ) from error
+        for kind in ("input", "output"):
+            old = [info.name for info in getattr(model.proto.graph, kind)]
+            new = [info.name for info in getattr(proto.graph, kind)]
+            if old != new:
+                raise PassError(self.name, f"the {kind}s changed from {old} to {new}")
+        proto.ir_version = max(model.proto.ir_version, 4)
+        return model.changed(proto, Step(self.name, note=f"{before} nodes to {len(proto.graph.node)}"))

@@ -1,0 +1,38 @@
+"""What a pass is, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from .calibration import Samples
+from .model import Model
+
+
+def silent(message: str) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a pass may need and must not fetch itself.
+
+    `source` is the model as the user gave it; `train` are calibration inputs (the user's, or seeded random ones, which
+    `train.origin` says); `progress` takes a short message about what is being done.
+    """
+
+    source: Model
+    train: Samples
+    progress: Callable[[str], None] = silent
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """A pure step from Model to Model: a frozen dataclass whose fields are its options, all with defaults."""
+
+    name: ClassVar[str]
+
+    def __call__(self, model: Model, given: Given) -> Model:
+        """The changed model. Raises PassError, naming the node where there is one."""
+        ...

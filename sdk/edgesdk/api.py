@@ -1,0 +1,312 @@
+"""The verbs beside export: verify, measure, estimate, inspect, build."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra
+from edgesdk_targets import engine_cache, golden, runner
+from edgesdk_targets import measure as measuring
+from edgesdk_targets.bundle import Bundle, open_bundle
+from edgesdk_targets.figure import Figure, counted, unavailable
+from edgesdk_targets.report import Report, Verdict
+from edgesdk_targets.target import make
+
+if TYPE_CHECKING:
+    from edgesdk_converters.model import Model
+
+
+def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = runner.silent) -> Report:
+    """Check a bundle: every digest, and its golden vectors in its own runtime, or in what is here, each named.
+
+    Where the runtime is missing, device rows are unavailable and the contract is pending: that is no error. Raises
+    BundleError for damage and ContractBroken where the artefact computes something else than when it was made.
+    """
+    progress("checking digests")
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    facts = measuring.machine_facts()
+    here = f"this machine ({facts['cpu']}, {facts['architecture']})"
+    rows = [counted("bundle_bytes", bundle.payload_bytes, f"{len(manifest.files)} files, every digest holds")]
+    status = manifest.contract.get("status", "none")
+    verdict = Verdict(status, str(manifest.contract.get("text", ""))) if status in ("passed", "pending") else Verdict()
+    progress("running the golden vectors")
+    try:
+        loaded = runner.load(bundle, runner.RunOptions(allow_fallback=True, progress=progress))
+    except MissingExtra as error:
+        rows.append(unavailable("relative_error", here, f"golden vectors not run: {error.message}; {error.hint}"))
+        if verdict.status == "passed":
+            verdict = Verdict("pending", f"{verdict.text}; not run here, there is no runtime")
+        return _report(bundle, rows, verdict, facts)
+    try:
+        result = golden.compare(bundle, loaded)
+    finally:
+        loaded.close()
+    if result is not None:
+        against = f"{result.cases} golden inputs, {loaded.facts}"
+        rows.append(
+            Figure(
+                "relative_error",
+                result.source_relative_error,
+                "measured",
+                here,
+                f"against the source, {against}",
+                n=result.cases,
+            )
+        )
+        rows.append(
+            Figure(
+                "max_abs_error",
+                result.source_abs_error,
+                "measured",
+                here,
+                f"against the source, {against}",
+                n=result.cases,
+            )
+        )
+        rows.append(
+            Figure(
+                "relative_error", result.artifact_relative_error, "measured", here,
+                f"against the artefact's own outputs, {against}; allowed {result.tolerance:g}", segment="repeat", n=result.cases,
+            )
+        )  # fmt: skip
+        if not result.holds:
+            raise ContractBroken(
+                f"{path}: on {loaded.facts} the outputs are {result.artifact_relative_error:.2g} relative from the golden ones; "
+                f"allowed: {result.tolerance:g}",
+                "this runtime computes something else than the one the bundle was made with; try another version of it",
+            )
+    if loaded.facts.fallback:
+        wanted = manifest.runtime.providers[0].name
+        rows.append(unavailable("relative_error", manifest.device, f"{wanted} is not here; verify again on the board", "device"))
+        if verdict.status != "none":
+            verdict = Verdict("pending", verdict.text)
+    return _report(bundle, rows, verdict, facts)
+
+
+def measure(
+    path: str | os.PathLike[str],
+    *,
+    on: str = "local",
+    runs: int | None = None,
+    threads: int = 0,
+    data: str | os.PathLike[str] | None = None,
+    allow_fallback: bool = False,
+    progress: Callable[[str], None] = runner.silent,
+) -> Report:
+    """Time a bundle on this machine; with `data` also its accuracy, against the contract where the data are the same.
+
+    Raises DeviceError where it cannot run here, ContractBroken where the accuracy promised is not reached.
+    """
+    if on != "local":
+        raise DeviceError(f"cannot measure on {on!r}; allowed: local", "run edgesdk measure on the board itself")
+    report = measuring.measure(path, runs=runs, threads=threads, allow_fallback=allow_fallback, progress=progress)
+    if data is None:
+        return report
+    rows, verdict = _accuracy(open_bundle(path), data, threads, allow_fallback, progress)
+    return replace(report, rows=(*report.rows, *rows), contract=verdict)
+
+
+def estimate(
+    model: str | os.PathLike[str] | Model,
+    *,
+    target: str | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Report:
+    """What a model, or a layer list in JSON, will cost on a device, without running it; every figure with its interval."""
+    from edgesdk_converters.cost import total
+
+    from .sources import open_layers
+
+    backend = make(target, device, settings)
+    backend.recipe(precision)
+    name, layers = open_layers(model, shapes=shapes)
+    sums = total(layers)
+    rows = (
+        *backend.estimate(layers, precision),
+        counted("macs", sums.macs, "counted from the layers"),
+        counted("params", sums.params, "counted from the layers"),
+        counted("weight_bytes", sums.weight_bytes, "counted from the layers"),
+    )
+    notes = (
+        (f"nothing can be exported to {backend.device.name}: {backend.device.estimate_only}",)
+        if backend.device.estimate_only
+        else ()
+    )
+    return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
+
+
+def inspect(source: str | os.PathLike[str] | Model, *, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
+    """What a model or a bundle is: signature, operators, costs or, for a bundle, its manifest in short. JSON-ready."""
+    if isinstance(source, (str, os.PathLike)) and (Path(source).is_dir() or os.fspath(source).endswith((".edge", ".zip"))):
+        return _inspect_bundle(open_bundle(source))
+    from edgesdk_converters import graph
+    from edgesdk_converters.cost import layers, total
+    from edgesdk_converters.errors import ModelError
+
+    from .sources import open_model
+
+    model = open_model(source, shapes=shapes)
+    found: dict[str, Any] = {
+        "kind": "model",
+        "name": model.name,
+        "digest": model.digest,
+        "opset": model.opset,
+        "ir_version": model.proto.ir_version,
+        "bytes": model.proto.ByteSize(),
+        "signature": model.signature.to_json(),
+        "operators": dict(Counter(node.op_type for node in graph.nodes(model.proto)).most_common()),
+    }
+    try:
+        sums = total(layers(model))
+    except ModelError as error:
+        found["costs"] = {"unavailable": error.message, "hint": error.hint}
+    else:
+        found["costs"] = {
+            "macs": sums.macs,
+            "params": sums.params,
+            "weight_bytes": sums.weight_bytes,
+            "peak_activation_bytes": sums.peak_activation_bytes,
+            "macs_by_kind": sums.by_kind,
+        }
+    return found
+
+
+def build(path: str | os.PathLike[str], *, progress: Callable[[str], None] = runner.silent) -> Report:
+    """Carry out the plan that lies in a bundle, on the device: build and cache what the first request must not wait for.
+
+    Raises DeviceError where the device lacks what the plan needs; the bundle itself is never changed.
+    """
+    bundle = open_bundle(path)
+    rows: list[Figure] = []
+    notes: list[str] = []
+    for step in bundle.manifest.plan:
+        if step.get("step") != "warm":
+            raise BundleError(
+                f"{path}: its plan has a step {step.get('step')!r} that this edgesdk does not know", "update edgesdk"
+            )
+        rows += _warm(bundle, progress, notes)
+    if not bundle.manifest.plan:
+        notes.append(f"nothing to build: a {bundle.manifest.target} bundle is complete as it is")
+    facts = measuring.machine_facts()
+    return replace(_report(bundle, rows, Verdict(), facts), notes=tuple(notes))
+
+
+def _warm(bundle: Bundle, progress: Callable[[str], None], notes: list[str]) -> list[Figure]:
+    facts = measuring.machine_facts()
+    here = f"this machine ({facts['cpu']})"
+    progress("building the engine: minutes on a board; it is cached for every later start")
+    begin = time.perf_counter()
+    loaded = runner.load(bundle, runner.RunOptions(progress=progress))
+    try:
+        result = golden.compare(bundle, loaded)
+    finally:
+        loaded.close()
+    rows = [
+        Figure(
+            "build_ms",
+            (time.perf_counter() - begin) * 1e3,
+            "measured",
+            here,
+            f"load and first runs, {loaded.facts}",
+            n=1,
+        )
+    ]
+    for provider, count in loaded.facts.nodes.items():
+        rows.append(Figure("provider_nodes", count, "measured", here, f"nodes that {provider} runs", segment=provider, n=1))
+    if result is not None:
+        rows.append(
+            Figure(
+                "relative_error",
+                result.source_relative_error,
+                "measured",
+                here,
+                f"against the source, {loaded.facts}",
+                n=result.cases,
+            )
+        )
+        if not result.holds:
+            raise ContractBroken(
+                f"the engine's outputs are {result.artifact_relative_error:.2g} relative from the golden ones; "
+                f"allowed: {result.tolerance:g}",
+                "export with --precision fp32, or with real inputs as --data",
+            )
+    notes.append(f"engines are cached in {engine_cache.folder(bundle.digest)}")
+    return rows
+
+
+def _accuracy(
+    bundle: Bundle, data: str | os.PathLike[str], threads: int, allow_fallback: bool, progress: Callable[[str], None]
+) -> tuple[list[Figure], Verdict]:
+    """Accuracy of a bundle on labelled data, here; and the contract, where the data are those it was made on."""
+    from edgesdk_converters import accuracy
+    from edgesdk_converters.calibration import Samples
+
+    samples = Samples.load(data, bundle.manifest.signature)
+    if samples.labels is None:
+        raise EdgeError(f"{samples.origin} has no labels, so there is no accuracy to measure", "add an array named labels")
+    loaded = runner.load(bundle, runner.RunOptions(threads, allow_fallback))
+    outputs = []
+    try:
+        for index, sample in enumerate(samples):
+            if index % 200 == 0:
+                progress(f"checking accuracy: {index} of {len(samples)} samples")
+            outputs.append(loaded.run(sample)[0])
+    finally:
+        loaded.close()
+    right = float((accuracy.top1(np.stack(outputs)) == samples.labels).mean())
+    facts = measuring.machine_facts()
+    here = f"this machine ({facts['cpu']}, {facts['architecture']})"
+    rows = [Figure("accuracy", right, "measured", here, f"top-1 accuracy on {samples.origin}, {loaded.facts}", n=len(samples))]
+    kept = bundle.manifest.contract
+    if kept.get("data_sha256") != samples.digest() or "source_accuracy" not in kept:
+        return rows, Verdict("none", "the contract was made on other data")
+    drop = 100 * (float(kept["source_accuracy"]) - right)
+    rows.append(Figure("accuracy_drop", drop, "measured", here, "against the source's accuracy in the manifest", n=len(samples)))
+    promised = kept.get("max_drop_points")
+    if promised is None:
+        return rows, Verdict("none", "no drop was promised")
+    text = f"top-1 drops {drop:.2f} points on {loaded.facts}, promised at most {promised:g}, n={len(samples)}"
+    if drop > float(promised):
+        raise ContractBroken(text, "export with a higher precision")
+    return rows, Verdict("pending" if loaded.facts.fallback else "passed", text)
+
+
+def _inspect_bundle(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "kind": "bundle",
+        "name": manifest.name,
+        "digest": bundle.digest,
+        "target": manifest.target,
+        "device": manifest.device,
+        "precision": manifest.precision,
+        "role": manifest.role,
+        "bytes": bundle.payload_bytes,
+        "signature": manifest.signature.to_json(),
+        "runtime": {
+            "name": manifest.runtime.name,
+            "minimum": manifest.runtime.minimum,
+            "providers": [provider.name for provider in manifest.runtime.providers],
+            "threads": manifest.runtime.threads,
+        },
+        "history": [dict(step) for step in manifest.history],
+        "contract": dict(manifest.contract),
+        "notes": list(manifest.notes),
+        "files": {name: entry.bytes for name, entry in manifest.files.items()},
+    }
+
+
+def _report(bundle: Bundle, rows: Sequence[Figure], verdict: Verdict, facts: Mapping[str, Any]) -> Report:
+    manifest = bundle.manifest
+    return Report(manifest.name, manifest.target, manifest.device, bundle.digest, tuple(rows), verdict, facts, manifest.notes)

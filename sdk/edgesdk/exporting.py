@@ -1,0 +1,432 @@
+"""Export: a model through its recipe and target into a bundle whose numbers were checked on the artefact itself."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from edgesdk_converters import accuracy, fields
+from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
+from edgesdk_converters.recipe import Recipe
+from edgesdk_targets import bundle as bundles
+from edgesdk_targets import golden, runner
+from edgesdk_targets.bundle import Bundle, Manifest
+from edgesdk_targets.figure import Figure, counted, unavailable
+from edgesdk_targets.measure import machine_facts, peak_memory_bytes
+from edgesdk_targets.report import Report, Verdict
+from edgesdk_targets.target import Compiled, Segment, Target, make
+from numpy.typing import NDArray
+
+from . import __version__
+from .sources import open_model
+
+if TYPE_CHECKING:
+    from edgesdk_converters.calibration import Samples
+    from edgesdk_converters.model import Model
+    from edgesdk_converters.signature import Processing
+
+Array = NDArray[Any]
+Task = Literal["auto", "classify", "numeric"]
+GOLDEN_CASES = 3
+CALIBRATION_CASES = 128
+PARITY = {"fp32": 1e-4, "fp16": 2e-2}
+"""Relative error that an export may have against its source when the user states no bound of his own."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An export that is finished but not written."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    report: Report
+    recipe: Recipe
+
+    def write(self, out: str | os.PathLike[str] | None = None) -> Bundle:
+        """Put the bundle at `out` (default NAME-DEVICE.edge) and the report beside it."""
+        path = Path(out) if out is not None else default_path(self.manifest.name, self.manifest.device)
+        written = bundles.write(path, self.manifest, self.files)
+        rows = (*self.report.rows, counted("bundle_bytes", written.payload_bytes, "all files of the bundle"))
+        replace(self.report, bundle=written.digest, rows=rows).save(bundles.report_path(written.path))
+        return written
+
+
+def export(
+    model: str | os.PathLike[str] | Model,
+    *,
+    target: str | None = None,
+    device: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    precision: str = "fp32",
+    recipe: str | os.PathLike[str] | Recipe | None = None,
+    settings: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, float] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    processing: Processing | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    train: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    max_drop: float | None = None,
+    max_relative_error: float | None = None,
+    task: Task = "auto",
+    metric: str = "",
+    progress: Callable[[str], None] = runner.silent,
+) -> Bundle:
+    """Make a bundle for a target from a model and write it to `out`, with its report beside it.
+
+    `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
+    ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
+    bundle stays. Other errors are EdgeErrors too.
+    """
+    if out is not None:
+        bundles.check_place(Path(os.path.abspath(out)))
+    prepared = prepare(
+        model, target=target, device=device, precision=precision, recipe=recipe, settings=settings, shapes=shapes,
+        constants=constants, weights=weights, processing=processing, data=data, train=train, max_drop=max_drop,
+        max_relative_error=max_relative_error, task=task, metric=metric, progress=progress,
+    )  # fmt: skip
+    progress("writing the bundle")
+    return prepared.write(out)
+
+
+def prepare(
+    model: str | os.PathLike[str] | Model,
+    *,
+    target: str | None = None,
+    device: str | None = None,
+    precision: str = "fp32",
+    recipe: str | os.PathLike[str] | Recipe | None = None,
+    settings: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, float] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    processing: Processing | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    train: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    max_drop: float | None = None,
+    max_relative_error: float | None = None,
+    task: Task = "auto",
+    metric: str = "",
+    progress: Callable[[str], None] = runner.silent,
+) -> Prepared:
+    """All of `export` but writing."""
+    begin = time.perf_counter()
+    contract = accuracy.Contract(max_drop, max_relative_error, task, metric)
+    settings = dict(settings or {})
+    backend = make(target, device, {key: value for key, value in settings.items() if "." not in key})
+    if backend.device.estimate_only:
+        raise DeviceError(
+            f"nothing can be exported to {backend.device.name}: {backend.device.estimate_only}",
+            f"edgesdk estimate MODEL --device {backend.device.name} gives an estimate",
+        )
+    chosen = _recipe(recipe, backend, precision).with_settings({k: v for k, v in settings.items() if "." in k})
+    progress("loading the model")
+    source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
+    trial = _Trial(source, contract, data, train, progress)
+    bound = max_relative_error if max_relative_error is not None else PARITY.get(precision, 2e-2)
+    converted = trial.convert(chosen, bound if max_drop is None else None)
+    segment = Segment(converted)
+    progress(f"checking against {backend.device.name}")
+    backend.check(segment)
+    progress(f"compiling for {backend.device.name}")
+    compiled = backend.compile(segment)
+    manifest = Manifest(
+        name=source.name,
+        target=backend.name,
+        device=backend.device.name,
+        precision=precision,
+        signature=converted.signature,
+        runtime=compiled.runtime,
+        model={
+            "source": source.digest,
+            "sha256": converted.digest,
+            "opset": converted.opset,
+            "ir": converted.proto.ir_version,
+        },
+        recipe=chosen.to_plain(),
+        history=tuple(fields.plain(step) for step in converted.history),
+        plan=compiled.plan,
+        notes=compiled.notes,
+        made_by=f"edgesdk {__version__}",
+    )
+    return trial.finish(backend, compiled, manifest, chosen, bound, begin)
+
+
+def default_path(name: str, device: str) -> Path:
+    """NAME-DEVICE.edge in the working directory."""
+    return Path(f"{name}-{device}.edge")
+
+
+class _Trial:
+    """One export's samples, and what the source answers to them: the yardstick for every step."""
+
+    def __init__(
+        self,
+        source: Model,
+        contract: accuracy.Contract,
+        data: str | os.PathLike[str] | Mapping[str, Array] | None,
+        train: str | os.PathLike[str] | Mapping[str, Array] | None,
+        progress: Callable[[str], None],
+    ) -> None:
+        from edgesdk_converters import calibration
+        from edgesdk_converters.reference import Reference
+
+        self.source, self.contract, self.progress = source, contract, progress
+        self.notes: list[str] = []
+        check = _samples(data, source)
+        fit = _samples(train, source)
+        if contract.max_drop_points is not None and check is None and fit is None:
+            raise ModelError("--max-drop promises an accuracy, but there is no --data to check it on", "give --data FILE.npz")
+        if fit is not None and check is None and contract.max_drop_points is not None:
+            fit, check = calibration.split(fit)
+            self.notes.append(f"--train split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
+        self.data_digest = check.digest() if check is not None else ""
+        self.check = check
+        if check is not None and contract.max_drop_points is not None:
+            accuracy.check_sample_count(len(check), contract.max_drop_points)
+            if check.labels is None and contract.metric:
+                raise ModelError("--metric needs labels in --data", "add an array named labels")
+            if check.labels is None and contract.task != "classify":
+                raise ModelError(
+                    "--max-drop needs labels in --data, or --task classify to bound disagreement with the source",
+                    "add an array named labels, give --task classify, or bound --max-relative-error",
+                )
+        synthetic = calibration.synthetic(source, 8) if check is None or fit is None else None
+        golden_pool = check if check is not None else synthetic
+        assert golden_pool is not None
+        self.origin = golden_pool.origin
+        self.cases = [dict(case) for case in golden_pool.take(np.arange(min(GOLDEN_CASES, len(golden_pool))))]
+        calibrate = fit if fit is not None else (synthetic if synthetic is not None else golden_pool)
+        self.calibrate = calibrate.take(np.arange(min(CALIBRATION_CASES, len(calibrate))))
+        progress("running the source model")
+        self.reference = Reference(source)
+        self.wanted = [self.reference.run(case) for case in self.cases]
+
+    def convert(self, recipe: Recipe, bound: float | None) -> Model:
+        """The model after all passes; after each, its distance to the source is taken on the golden inputs."""
+        from edgesdk_converters.passes import Given
+        from edgesdk_converters.reference import Reference
+
+        given = Given(self.source, self.calibrate, self.progress)
+        model = self.source
+        for step in recipe.whole:
+            model = Recipe((step,)).run(model, given)
+            session = Reference(model)
+            for case, wanted in zip(self.cases, self.wanted, strict=True):
+                got = session.run(case)
+                error = accuracy.relative_error(got, wanted)
+                if bound is not None and not error <= bound:
+                    worst = max(wanted, key=lambda name: accuracy.relative_error({name: got[name]}, {name: wanted[name]}))
+                    raise ContractBroken(
+                        f"pass {step.name} moved output {worst!r} by {error:.2g} relative; allowed: {bound:g}",
+                        _parity_hint(step.name),
+                    )
+        return model
+
+    def finish(
+        self, backend: Target, compiled: Compiled, manifest: Manifest, recipe: Recipe, bound: float, begin: float
+    ) -> Prepared:
+        """Run the compiled artefact, hold the contract, and put figures and golden vectors together."""
+        facts = machine_facts()
+        here = f"this machine ({facts['cpu']}, {facts['architecture']})"
+        self.progress("running the artefact")
+        draft = bundles.draft(Path(manifest.name), manifest, compiled.files)
+        loaded = runner.load(draft, runner.RunOptions(threads=1, allow_fallback=True))
+        names = [output.name for output in manifest.signature.outputs]
+
+        def artefact(sample: Mapping[str, Array]) -> dict[str, Array]:
+            return dict(zip(names, loaded.run(sample), strict=True))
+
+        try:
+            got = [artefact(case) for case in self.cases]
+            error = max(accuracy.relative_error(a, b) for a, b in zip(got, self.wanted, strict=True))
+            rows = [
+                Figure("relative_error", error, "measured", here, f"artefact against source, {loaded.facts}", n=len(got)),
+                Figure(
+                    "max_abs_error", max(accuracy.max_abs_error(a, b) for a, b in zip(got, self.wanted, strict=True)),
+                    "measured", here, f"artefact against source, {loaded.facts}", n=len(got),
+                ),
+            ]  # fmt: skip
+            if self.contract.max_drop_points is None and not error <= bound:
+                raise ContractBroken(
+                    f"the compiled artefact is {error:.2g} relative from its source; allowed: {bound:g}",
+                    _parity_hint("compile"),
+                )
+            verdict, promise, accuracy_rows = self._judge(artefact, loaded.facts, here)
+        finally:
+            loaded.close()
+        if loaded.facts.fallback:
+            provider = manifest.runtime.providers[0].name
+            reason = f"{provider} is not here: measure on the board with edgesdk measure"
+            rows.append(unavailable("latency_ms", backend.device.name, reason, "device"))
+            rows.append(unavailable("relative_error", backend.device.name, reason, "device"))
+            if verdict.status == "passed":
+                verdict = Verdict("pending", f"{verdict.text}; on {loaded.facts}, not yet in {provider}")
+        entry, golden_files = golden.make(
+            self.cases, got, self.wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=self.origin
+        )
+        files = dict(compiled.files) | golden_files
+        manifest = replace(manifest, golden=entry, contract=promise | {"status": verdict.status, "text": verdict.text})
+        rows += accuracy_rows
+        rows += _counted(manifest, compiled, self.source)
+        rows += _estimates(backend, manifest, compiled, self.notes)
+        rows.append(Figure("export_s", time.perf_counter() - begin, "measured", here, "this export, without writing", n=1))
+        rows.append(
+            Figure(
+                "export_peak_memory_bytes", peak_memory_bytes(), "measured", here,
+                "highest resident size of the exporting process", unit="bytes", n=1,
+            )
+        )  # fmt: skip
+        notes = [
+            *manifest.notes,
+            *self.notes,
+            *(f"{s['name']}: {s['note']}" for s in manifest.history if s.get("note")),
+        ]
+        report = Report(manifest.name, manifest.target, manifest.device, "", tuple(rows), verdict, facts, tuple(notes))
+        return Prepared(manifest, files, report, recipe)
+
+    def _judge(
+        self, artefact: Callable[[Mapping[str, Array]], dict[str, Array]], facts: runner.RunnerFacts, here: str
+    ) -> tuple[Verdict, dict[str, Any], list[Figure]]:
+        """Hold the contract on the check data: verdict, what the manifest keeps of it, and rows."""
+        check, promised = self.check, self.contract.max_drop_points
+        if check is None:
+            if self.contract.max_relative_error is not None:
+                text = f"relative error at most {self.contract.max_relative_error:g} on {len(self.cases)} inputs"
+                return Verdict("passed", text), {"max_relative_error": self.contract.max_relative_error}, []
+            return Verdict(), {}, []
+        first = self.source.signature.outputs[0].name
+        before, after = [], []
+        worst = 0.0
+        for index, sample in enumerate(check):
+            if index % 200 == 0:
+                self.progress(f"checking accuracy: {index} of {len(check)} samples")
+            wanted, got = self.reference.run(sample), artefact(sample)
+            worst = max(worst, accuracy.relative_error(got, wanted))
+            before.append(wanted[first])
+            after.append(got[first])
+        source, converted = np.stack(before), np.stack(after)
+        drop = _drop(self.contract, source, converted, check.labels)
+        rows = [
+            Figure(
+                "relative_error",
+                worst,
+                "measured",
+                here,
+                f"worst of {check.origin}, {facts}",
+                segment="check",
+                n=len(check),
+            )
+        ]
+        if drop is not None:
+            method = f"{drop.what} on {check.origin}"
+            rows = [
+                Figure("accuracy", drop.converted, "measured", here, f"{method}, artefact, {facts}", n=drop.n),
+                Figure("source_accuracy", drop.source, "measured", here, f"{method}, source, ONNX Runtime", n=drop.n),
+                Figure(
+                    "accuracy_drop", drop.drop_points, "measured", here,
+                    f"{method}, paired; 95 % bound {drop.bound_points:.2f} points", n=drop.n,
+                ),
+                *rows,
+            ]  # fmt: skip
+        keep: dict[str, Any] = {"data_sha256": self.data_digest, "n": len(check)}
+        if drop is not None:
+            keep |= {"what": drop.what, "source_accuracy": round(drop.source, 6), "accuracy": round(drop.converted, 6)}
+        limit = self.contract.max_relative_error
+        if limit is not None:
+            keep["max_relative_error"] = limit
+            if not worst <= limit:
+                raise ContractBroken(
+                    f"relative error {worst:.2g} on {check.origin}; promised: at most {limit:g}", _parity_hint("")
+                )
+        if promised is None or drop is None:
+            if limit is not None:
+                return (
+                    Verdict("passed", f"relative error {worst:.2g}, promised at most {limit:g}, n={len(check)}"),
+                    keep,
+                    rows,
+                )
+            return Verdict(), keep, rows
+        text = f"{drop.what} drops {drop.drop_points:.2f} points (95 % bound {drop.bound_points:.2f})"
+        text += f", promised at most {promised:g}, n={drop.n}"
+        if drop.drop_points > promised:
+            raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
+        return Verdict("passed", text), keep | {"max_drop_points": promised}, rows
+
+
+def _drop(contract: accuracy.Contract, source: Array, converted: Array, labels: Array | None) -> accuracy.Drop | None:
+    if contract.metric:
+        assert labels is not None
+        return accuracy.metric_drop(load_metric(contract.metric), source, converted, labels)
+    if labels is not None and contract.task != "numeric":
+        return accuracy.top1_drop(source, converted, labels)
+    if contract.task == "classify":
+        return accuracy.disagreement(source, converted)
+    return None
+
+
+def load_metric(location: str) -> Callable[[Array, Array], float]:
+    """The callable of `package.module:callable`. Raises RecipeError where there is none."""
+    module, _, name = location.partition(":")
+    try:
+        found: Callable[[Array, Array], float] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"--metric {location!r}: {error}", "give package.module:callable(outputs, labels) -> float") from error
+    if not callable(found):
+        raise RecipeError(f"--metric {location!r} is no callable")
+    return found
+
+
+def _recipe(recipe: str | os.PathLike[str] | Recipe | None, backend: Target, precision: str) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is not None:
+        return Recipe.load(recipe)
+    return Recipe.from_plain(backend.recipe(precision), f"target {backend.name}")
+
+
+def _samples(data: str | os.PathLike[str] | Mapping[str, Array] | None, source: Model) -> Samples | None:
+    from edgesdk_converters.calibration import Samples
+
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return Samples.from_arrays(data, source.signature, "the given arrays")
+    return Samples.load(data, source.signature)
+
+
+def _counted(manifest: Manifest, compiled: Compiled, source: Model) -> list[Figure]:
+    file = manifest.runtime.file
+    rows = [counted("artifact_bytes", len(compiled.files[file]), f"size of {file}")]
+    rows.append(counted("source_bytes", source.proto.ByteSize(), "size of the source as ONNX"))
+    return rows
+
+
+def _estimates(backend: Target, manifest: Manifest, compiled: Compiled, notes: list[str]) -> list[Figure]:
+    import onnx
+    from edgesdk_converters.cost import layers, total
+    from edgesdk_converters.model import Model
+
+    try:
+        records = layers(Model.from_proto(onnx.ModelProto.FromString(compiled.files["model.onnx"]), manifest.name))
+    except ModelError as error:
+        reason = f"needs static shapes: {error.message}"
+        return [unavailable(name, backend.device.name, reason) for name in ("latency_ms", "macs")]
+    sums = total(records)
+    rows = [
+        counted("macs", sums.macs, "counted from the graph"),
+        counted("params", sums.params, "counted from the graph"),
+    ]
+    return rows + [row for row in backend.estimate(records, manifest.precision) if row.layer is None]
+
+
+def _parity_hint(step: str) -> str:
+    if step == "half":
+        return "give real inputs with --data, more --set half.headroom=16, or a bound of your own with --max-relative-error"
+    return "take a higher precision, or state your own bound with --max-relative-error"

@@ -1,0 +1,463 @@
+"""Bundle: what travels to a device. A directory (or .zip) with a manifest, a payload and a digest of everything.
+
+Standard library only. `open_bundle` reads every byte and refuses whatever is not exactly what was written: a changed byte,
+a missing or an extra file, another format. Writing goes beside the place and is put there in one step; a bundle that was
+there before is exchanged, never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgesdk_converters import fields
+from edgesdk_converters.errors import BundleError
+from edgesdk_converters.signature import Signature
+
+if TYPE_CHECKING:
+    from .report import Report
+
+FORMAT = "edgesdk-bundle/1"
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_DAMAGED = "copy the bundle again, or export it anew"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider of the runtime, with its options."""
+
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs the payload: `name` of the runner, the `file` it loads, and how.
+
+    `minimum` is the least version of the runtime, `threads` 0 means all usable cores, `config` are session settings by the
+    runtime's own names. Providers are asked in order, and nothing else is: there is no silent fallback.
+    """
+
+    name: str
+    file: str
+    minimum: str = ""
+    providers: tuple[Provider, ...] = ()
+    threads: int = 0
+    arena: bool = True
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A few inputs with the artefact's outputs and the source's: files by tensor name, one case a row.
+
+    `tolerance` bounds the relative error of a later run against the artefact's outputs; `source_error` is the relative
+    error of the artefact against the source when it was made. `runtime` says what computed the artefact's outputs.
+    """
+
+    cases: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    source_outputs: dict[str, str]
+    tolerance: float
+    source_error: float
+    runtime: str
+    inputs_origin: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and SHA-256 of one payload file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but its payload. Nothing in it is timed, so the same recipe gives the same digest."""
+
+    name: str
+    target: str
+    device: str
+    precision: str
+    signature: Signature
+    runtime: Runtime
+    role: Literal["whole", "head", "tail"] = "whole"
+    golden: Golden | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+    contract: dict[str, Any] = field(default_factory=dict)
+    plan: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    made_by: str = ""
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    format: str = FORMAT
+    digest: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The one way to write this manifest."""
+        return _canonical(fields.plain(self) | {"format": self.format})
+
+    def sealed(self, files: Mapping[str, bytes]) -> Manifest:
+        """With entries for the payload, and the digest over all of it."""
+        entries = {name: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(files.items())}
+        unsealed = replace(self, files=entries, digest="")
+        return replace(unsealed, digest=hashlib.sha256(unsealed.to_bytes()).hexdigest())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every byte has been checked against the manifest's digest.
+
+    `files` is set for a draft only: a bundle that is not written yet and lives in memory.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, bytes] | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def report(self) -> Report:
+        """The report that the export wrote beside the bundle. Raises BundleError where it is gone."""
+        from .report import Report
+
+        place = report_path(self.path)
+        try:
+            return Report.from_json(json.loads(place.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{place} cannot be read: {error}", "export again") from error
+
+    def read(self, name: str) -> bytes:
+        """One payload file, checked once more: what is returned is what the digest covers."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"{self.path} has no file {name!r}; it has: {', '.join(self.manifest.files)}")
+        if self.files is not None:
+            return self.files[name]
+        with _store(self.path) as store:
+            data = store.read(name)
+        _check(self.path, name, data, entry)
+        return data
+
+
+def draft(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """A bundle in memory, to be tried before it is written."""
+    return Bundle(path, manifest.sealed(files), files)
+
+
+def report_path(path: Path) -> Path:
+    """Where the report of a bundle lies: NAME.report.json beside NAME.edge."""
+    stem = path.name.removesuffix(".zip").removesuffix(".edge")
+    return path.with_name(f"{stem}.report.json")
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open and check a bundle. Raises BundleError for anything but an intact one."""
+    path = Path(path)
+    with _store(path) as store:
+        raw = store.read(MANIFEST)
+        manifest = _parse(path, raw)
+        present, wanted = set(store.names()), {MANIFEST, *manifest.files}
+        if missing := sorted(wanted - present):
+            raise BundleError(f"{path}: file {missing[0]!r} is missing", _DAMAGED)
+        if extra := sorted(present - wanted):
+            raise BundleError(f"{path}: {extra[0]!r} is not part of the bundle", "remove it; a bundle holds nothing else")
+        contents = {}
+        for name, entry in manifest.files.items():
+            data = store.read(name)
+            _check(path, name, data, entry)
+            if isinstance(store, _Zip):
+                contents[name] = data
+        if isinstance(store, _Zip) and store.data != _zip({MANIFEST: raw, **contents}):
+            raise BundleError(f"{path}: the archive's own records were changed", _DAMAGED)
+    return Bundle(path, manifest)
+
+
+def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle (a .zip where `path` ends so) and put it in place in one step.
+
+    A bundle already at `path` is exchanged for the new one; anything else there is refused. Raises BundleError when the disk
+    is full or the directory cannot be written; then nothing has changed.
+    """
+    path = Path(os.path.abspath(path))
+    for name in files:
+        if not _NAME.fullmatch(name) or name == MANIFEST:
+            raise ValueError(f"bad payload name {name!r}")
+    check_place(path)
+    _sweep(path)
+    sealed = manifest.sealed(files)
+    everything = {MANIFEST: sealed.to_bytes(), **files}
+    size = sum(map(len, everything.values()))
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if free < size + 65536:
+            raise OSError(errno.ENOSPC, f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)")
+        if path.suffix == ".zip":
+            _write_file(temporary, _zip(everything))
+            os.replace(temporary, path)
+        else:
+            _write_directory(temporary, everything)
+            _put(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written: {error.strerror or error}",
+            "check free space and permissions, or give another --out",
+        ) from error
+    finally:
+        _remove(temporary)
+    return Bundle(path, sealed)
+
+
+def check_place(path: Path) -> None:
+    """Raise BundleError where `path` cannot become a bundle: something else is there, or its directory is not."""
+    if not path.parent.is_dir():
+        raise BundleError(f"the directory {path.parent} does not exist", "create it, or give another --out")
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link; a bundle is not written through links", "give another --out")
+    if path.exists() and not _looks_like_bundle(path):
+        raise BundleError(f"{path} exists and is not an edgesdk bundle; it is left alone", "give another --out")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise BundleError(f"the directory {path.parent} cannot be written", "give another --out")
+
+
+def _looks_like_bundle(path: Path) -> bool:
+    try:
+        with _store(path) as store:
+            return FORMAT.split("/")[0].encode() in store.read(MANIFEST)
+    except BundleError:
+        return False
+
+
+def _parse(path: Path, raw: bytes) -> Manifest:
+    try:
+        data = json.loads(raw.decode("utf-8"))
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is no JSON: {error}", _DAMAGED) from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise BundleError(
+            f"{path} has format {found!r}; this edgesdk reads {FORMAT!r}",
+            "use the edgesdk that wrote it, or export anew",
+        )
+    claimed = data.get("digest")
+    body = {key: value for key, value in data.items() if key != "digest"}
+    if raw != _canonical(data) or claimed != hashlib.sha256(_canonical(body)).hexdigest():
+        raise BundleError(f"{path}: {MANIFEST} was changed after it was written", _DAMAGED)
+    manifest = fields.read(Manifest, data, f"{path.name} {MANIFEST}", BundleError)
+    for name in manifest.files:
+        if not _NAME.fullmatch(name):
+            raise BundleError(f"{path}: manifest names a file {name!r} that no bundle may hold")
+    return manifest
+
+
+def _check(path: Path, name: str, data: bytes, entry: FileEntry) -> None:
+    if len(data) != entry.bytes:
+        raise BundleError(f"{path}: {name} has {len(data)} bytes, {entry.bytes} were written", _DAMAGED)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{path}: {name} was changed after it was written", _DAMAGED)
+
+
+def _canonical(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+class _Folder:
+    """Files of a directory, links and odd files refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> Iterator[str]:
+        for directory, folders, files in os.walk(self.path):
+            for entry in (*folders, *files):
+                full = Path(directory, entry)
+                mode = os.lstat(full).st_mode
+                name = full.relative_to(self.path).as_posix()
+                if stat.S_ISDIR(mode):
+                    if not any(full.iterdir()):
+                        yield f"{name}/"
+                elif stat.S_ISREG(mode):
+                    yield name
+                else:
+                    raise BundleError(f"{self.path}: {name!r} is a link or a special file", _DAMAGED)
+
+    def read(self, name: str) -> bytes:
+        try:
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
+            with os.fdopen(descriptor, "rb") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            raise BundleError(f"{self.path}: file {name!r} is missing", _DAMAGED) from None
+        except OSError as error:
+            raise BundleError(f"{self.path}: {name} cannot be read: {error.strerror}") from error
+
+
+class _Zip:
+    """Files of an archive; only stored entries, so that nothing can unpack to more than it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.data = path.read_bytes()
+            self.archive = zipfile.ZipFile(io.BytesIO(self.data))
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise BundleError(f"{path} is no intact zip archive: {error}", _DAMAGED) from error
+
+    def names(self) -> Iterator[str]:
+        found = self.archive.namelist()
+        if len(set(found)) != len(found):
+            raise BundleError(f"{self.path} holds a file twice", _DAMAGED)
+        yield from found
+
+    def read(self, name: str) -> bytes:
+        try:
+            info = self.archive.getinfo(name)
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(self.data) or info.flag_bits & 1:
+                raise BundleError(f"{self.path}: {name} is packed; bundles store files as they are", _DAMAGED)
+            return self.archive.read(info)
+        except KeyError:
+            raise BundleError(f"{self.path}: file {name!r} is missing", _DAMAGED) from None
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+            raise BundleError(f"{self.path}: {name} cannot be read: {error}", _DAMAGED) from error
+
+
+@contextlib.contextmanager
+def _store(path: Path) -> Iterator[_Folder | _Zip]:
+    if path.is_dir():
+        yield _Folder(path)
+    elif path.is_file():
+        yield _Zip(path)
+    else:
+        older = path.parent / f".{path.name}.old"
+        hint = f"an interrupted export left the older one: mv {older} {path}" if older.exists() else "give the path of a bundle"
+        raise BundleError(f"{path} does not exist", hint)
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """An archive that depends on nothing but names and bytes."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, files[name])
+    return sink.getvalue()
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with open(path, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    path.mkdir()
+    folders = {path}
+    for name, data in files.items():
+        place = path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folders.add(place.parent)
+        _write_file(place, data)
+    for folder in folders:
+        _sync(folder)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Move a finished directory to its place; one that is there already is exchanged and then lies where the new one was."""
+    if not place.exists():
+        os.rename(new, place)
+    elif not _exchange(new, place):
+        older = place.parent / f".{place.name}.old"
+        _remove(older)
+        os.rename(place, older)
+        os.rename(new, place)
+        _remove(older)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two directories atomically (Linux renameat2); False where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    at_cwd, exchange_flag = -100, 2
+    if libc.renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange_flag) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what exports of this bundle that were killed have left behind."""
+    for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.tmp"):
+        pid = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            _remove(leftover)
+    older = path.parent / f".{path.name}.old"
+    if older.exists():
+        if path.exists():
+            _remove(older)
+        else:
+            with contextlib.suppress(OSError):
+                os.rename(older, path)
+
+
+def _glob_escape(name: str) -> str:
+    """A file name as a pattern that matches only itself."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,138 @@
+"""DeviceProfile: the facts of a board, each with its source, read from devices/*.toml."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgesdk_converters import fields
+from edgesdk_converters.errors import DeviceError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+THIS_MACHINE = "this-machine"
+_FOLDER = Path(__file__).parent / "devices"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value and where it was read."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A board. `estimate_only` is empty, or the reason why nothing can be exported to it."""
+
+    name: str
+    target: str
+    title: str
+    estimate_only: str = ""
+    facts: dict[str, Fact] = field(default_factory=dict)
+
+    def get(self, name: str, kind: type[T]) -> T | None:
+        """The value of a fact, None where no source gives it."""
+        fact = self.facts.get(name)
+        if fact is None:
+            return None
+        value = float(fact.value) if kind is float and type(fact.value) is int else fact.value
+        if not isinstance(value, kind):
+            raise DeviceError(f"device {self.name}: fact {name} is {value!r}, expected {kind.__name__}")
+        return value
+
+    def need(self, name: str, kind: type[T]) -> T:
+        """The value of a fact. Raises DeviceError where no source gives it."""
+        value = self.get(name, kind)
+        if value is None:
+            raise DeviceError(f"device {self.name}: its profile has no {name}, which this needs")
+        return value
+
+
+def profile(name: str) -> DeviceProfile:
+    """The profile of that name. Raises DeviceError for an unknown one, listing the known."""
+    if name == THIS_MACHINE:
+        return this_machine()
+    path = _FOLDER / f"{name}.toml"
+    if "/" in name or "\\" in name or not path.is_file():
+        raise DeviceError(f"unknown device {name!r}; known: {', '.join(names())}", "see: edgesdk devices")
+    return _read(path)
+
+
+def names() -> tuple[str, ...]:
+    """Names of all devices."""
+    return (*sorted(path.stem for path in _FOLDER.glob("*.toml")), THIS_MACHINE)
+
+
+def of_target(target: str) -> tuple[DeviceProfile, ...]:
+    """All profiles that imply a target."""
+    return tuple(found for found in map(profile, names()) if found.target == target)
+
+
+def read(path: str | os.PathLike[str]) -> DeviceProfile:
+    """A profile from a TOML file of one's own. Raises DeviceError for what is missing or unknown."""
+    return _read(Path(path))
+
+
+@functools.cache
+def _read(path: Path) -> DeviceProfile:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"device file {path.name} cannot be read: {error}") from error
+    found = fields.read(DeviceProfile, data, f"device {path.stem}", DeviceError)
+    for name, fact in found.facts.items():
+        if not fact.source.strip():
+            raise DeviceError(f"device {path.stem}: fact {name} has no source")
+    return found
+
+
+@functools.cache
+def this_machine() -> DeviceProfile:
+    """The machine that edgesdk runs on, as far as the operating system tells."""
+    facts = {
+        "cores": Fact(usable_cores(), "operating system"),
+        "cpu": Fact(cpu_model(), "operating system"),
+    }
+    memory = total_memory_bytes()
+    if memory is not None:
+        facts["memory_bytes"] = Fact(memory, "operating system")
+    return DeviceProfile(THIS_MACHINE, "server", "the machine edgesdk runs on", facts=facts)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """What the operating system calls the CPU."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for key in ("model name", "Model", "Hardware"):
+        for line in text.splitlines():
+            if line.split(":")[0].strip() == key:
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def total_memory_bytes() -> int | None:
+    """Physical memory, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

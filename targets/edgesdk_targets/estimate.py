@@ -1,0 +1,121 @@
+"""Prediction from Layers and a device's facts: a roofline for time, liveness for memory, with wide, marked intervals.
+
+A layer takes at least max(operations / peak, bytes / bandwidth) plus the time to start it (Williams et al., Roofline, 2009).
+What real runtimes make of that is a factor, taken from the spread of published measurements and stated in each figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .device import DeviceProfile
+from .figure import Figure, Interval, unavailable
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+
+SEEN_KINDS = frozenset(
+    [
+        "conv",
+        "conv1x1",
+        "dwconv",
+        "groupconv",
+        "deconv",
+        "fc",
+        "gemm",
+        "pool",
+        "eltwise",
+        "act",
+        "norm",
+        "softmax",
+        "concat",
+        "slice",
+        "shuffle",
+        "permute",
+        "reshape",
+        "pad",
+        "interp",
+        "split",
+        "const",
+        "input",
+        "detpost",
+        "cast",
+    ]
+)
+"""Kinds of layers in the networks whose published latencies stand behind the factors."""
+
+RUNTIME_BYTES = 75_000_000
+"""Interpreter, numpy and ONNX Runtime 1.32 with a session of one node: resident size seen on x86-64 (`make bench`)."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A device as an estimator sees it. `factor` is what a runtime typically makes of the bound; `low`/`high` its spread."""
+
+    peak_gflops: float
+    bandwidth_gb_per_s: float
+    launch_us: float
+    factor: float
+    low: float
+    high: float
+    source: str
+    level: float = 0.9
+
+
+def latency(layers: Sequence[Layer], roofline: Roofline, device: DeviceProfile) -> tuple[Figure, ...]:
+    """latency_ms of the whole and of each layer that takes time.
+
+    Layers of a kind that no published network behind the factors has (attention, recurrence) widen the interval threefold
+    and mark the figure extrapolated.
+    """
+    known = all(layer.kind in SEEN_KINDS for layer in layers)
+    times_ms = [_bound_ms(layer, roofline) for layer in layers]
+    bound = sum(times_ms)
+    if bound <= 0:
+        return (unavailable("latency_ms", device.name, "no layer that takes time"),)
+    widen = 1.0 if known else 3.0
+    method = f"roofline x {roofline.factor:g}; {roofline.source}"
+    if not known:
+        strange = sorted({layer.kind for layer in layers} - SEEN_KINDS)
+        method += f"; kinds outside the published networks: {', '.join(strange)}"
+    rows = [
+        Figure(
+            "latency_ms", bound * roofline.factor, "estimated", device.name, method, extrapolated=not known,
+            interval=Interval(bound * roofline.low / widen, bound * roofline.high * widen, roofline.level),
+        )
+    ]  # fmt: skip
+    for layer, time_ms in zip(layers, times_ms, strict=True):
+        if time_ms > 0:
+            rows.append(
+                Figure(
+                    "latency_ms", time_ms * roofline.factor, "estimated", device.name, "its share of the roofline",
+                    layer=layer.name, extrapolated=layer.kind not in SEEN_KINDS,
+                    interval=Interval(time_ms * roofline.low / widen, time_ms * roofline.high * widen, roofline.level),
+                )
+            )  # fmt: skip
+    return tuple(rows)
+
+
+def peak_memory(layers: Sequence[Layer], device: DeviceProfile) -> Figure:
+    """peak_memory_bytes while the model is loaded and run once: runtime, weights (stored, parsed and packed), activations."""
+    from edgesdk_converters.cost import total
+
+    sums = total(layers)
+    value = RUNTIME_BYTES + 2.5 * sums.weight_bytes + 1.5 * sums.peak_activation_bytes
+    low = RUNTIME_BYTES * 0.6 + 1.0 * sums.weight_bytes + sums.peak_activation_bytes
+    high = RUNTIME_BYTES * 1.3 + 4.0 * sums.weight_bytes + 4.0 * sums.peak_activation_bytes
+    return Figure(
+        "peak_memory_bytes", int(value), "estimated", device.name, "runtime + 2.5 x weights + 1.5 x live activations",
+        interval=Interval(low, high, 0.9),
+    )  # fmt: skip
+
+
+def _bound_ms(layer: Layer, roofline: Roofline) -> float:
+    moved = layer.in_bytes + layer.out_bytes + layer.weight_bytes
+    if moved == 0 and layer.macs == 0:
+        return 0.0
+    work_ms = (2 * layer.macs + layer.elem_ops) / (roofline.peak_gflops * 1e6)
+    traffic_ms = moved / (roofline.bandwidth_gb_per_s * 1e6)
+    return max(work_ms, traffic_ms) + roofline.launch_us / 1e3

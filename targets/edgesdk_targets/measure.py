@@ -1,0 +1,224 @@
+"""Measure a bundle on this machine, in a fresh process, so that its load time and memory are its own.
+
+Run as a module it is that process: it loads the bundle, times it and prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgesdk_converters.errors import DeviceError, EdgeError
+
+from . import device, golden, runner
+from .bundle import open_bundle
+from .figure import Figure, counted, unavailable
+from .report import Report
+
+LEAST_RUNS_FOR_P99 = 100
+NOISY_BELOW = 0.8
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall times of one loaded model in milliseconds, and the process's peak memory."""
+
+    load_ms: float
+    first_run_ms: float
+    runs_ms: tuple[float, ...]
+    warmup_runs: int
+    peak_memory_bytes: int
+    facts: str
+
+    @property
+    def noisy(self) -> bool:
+        """Best over median below 0.8: something else ran on the machine, or its clock moved."""
+        return min(self.runs_ms) / float(np.median(self.runs_ms)) < NOISY_BELOW
+
+
+def measure(
+    path: str | os.PathLike[str],
+    *,
+    runs: int | None = None,
+    threads: int = 0,
+    allow_fallback: bool = False,
+    progress: Callable[[str], None] = runner.silent,
+) -> Report:
+    """Time a bundle here, on its first golden input. `runs` None: two seconds' worth, 20 to 1,000.
+
+    The figures' `where` is this machine, whatever device the bundle is for. Raises EdgeError where it cannot run here.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    if runs is not None and runs < 1:
+        raise DeviceError(f"{runs} runs are no measurement; allowed: 1 or more")
+    progress("measuring in a fresh process")
+    timing = _in_fresh_process(Path(path), runs, threads, allow_fallback)
+    facts = machine_facts()
+    here = f"{facts['cpu']}, {facts['cores']} cores"
+    rows = list(figures(timing, here))
+    rows.append(counted("artifact_bytes", manifest.files[manifest.runtime.file].bytes, f"size of {manifest.runtime.file}"))
+    rows.append(counted("bundle_bytes", bundle.payload_bytes, "all files of the bundle"))
+    notes = []
+    if manifest.device != device.THIS_MACHINE:
+        notes.append(f"measured on this machine, not on {manifest.device}: its times say nothing about that board")
+        rows.append(unavailable("latency_ms", manifest.device, "no such board was asked; run edgesdk measure there", "device"))
+    if timing.noisy:
+        notes.append(f"noisy: the best run took {min(timing.runs_ms):.3g} ms, the median {np.median(timing.runs_ms):.3g} ms")
+    return Report(
+        manifest.name, manifest.target, manifest.device, bundle.digest, tuple(rows),
+        machine=facts | {"runtime": timing.facts, "noisy": timing.noisy}, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def figures(timing: Timing, where: str) -> tuple[Figure, ...]:
+    """The rows that a timing gives."""
+    times = np.asarray(timing.runs_ms)
+    wanted = (50, 90, 99) if len(times) >= LEAST_RUNS_FOR_P99 else (50, 90)
+    percentiles = {f"p{p}": float(np.percentile(times, p)) for p in wanted}
+    percentiles |= {"mean": float(times.mean()), "min": float(times.min())}
+    method = f"{timing.facts}; after {timing.warmup_runs} warm-up runs"
+    return (
+        Figure("latency_ms", percentiles["p50"], "measured", where, method, percentiles=percentiles, n=len(times)),
+        Figure("throughput_per_s", 1e3 / float(times.mean()), "measured", where, "one request after another", n=len(times)),
+        Figure("first_run_ms", timing.first_run_ms, "measured", where, "the first run after loading", n=1),
+        Figure("load_ms", timing.load_ms, "measured", where, "open, check and load the bundle; runtime imported", n=1),
+        Figure(
+            "peak_memory_bytes", timing.peak_memory_bytes, "measured", where,
+            "highest resident size of a fresh process, interpreter and runtime included", n=1,
+        ),
+    )  # fmt: skip
+
+
+def take(path: Path, runs: int | None, options: runner.RunOptions) -> Timing:
+    """Load and time a bundle in this process."""
+    import importlib
+
+    bundle = open_bundle(path)
+    location = runner.RUNNERS.get(bundle.manifest.runtime.name, "").partition(":")[0]
+    if location:
+        importlib.import_module(location)
+    begin = time.perf_counter()
+    bundle = open_bundle(path)
+    loaded = runner.load(bundle, options)
+    load_ms = (time.perf_counter() - begin) * 1e3
+    cases = golden.load(bundle, "inputs")
+    if not cases:
+        raise EdgeError(f"{path} has no golden inputs to run", "export it again")
+    feed = cases[0]
+
+    def once() -> float:
+        start = time.perf_counter()
+        loaded.run(feed)
+        return (time.perf_counter() - start) * 1e3
+
+    first_run_ms = once()
+    warmup_runs = warm_up(once)
+    if runs is None:
+        estimate_ms = max(once(), 1e-3)
+        runs = int(min(1000, max(20, 2000 / estimate_ms)))
+    times = tuple(once() for _ in range(runs))
+    facts = str(loaded.facts)
+    loaded.close()
+    return Timing(load_ms, first_run_ms, times, warmup_runs, peak_memory_bytes(), facts)
+
+
+def warm_up(once: Callable[[], float], limit_s: float = 3.0) -> int:
+    """Run until the median of five runs is within 5 % of the five before, for at most `limit_s`; the number of runs."""
+    times: list[float] = []
+    begin = time.perf_counter()
+    while True:
+        times.append(once())
+        if len(times) >= 10:
+            before, now = float(np.median(times[-10:-5])), float(np.median(times[-5:]))
+            if abs(now - before) <= 0.05 * before:
+                return len(times)
+        if len(times) >= 3 and time.perf_counter() - begin > limit_s:
+            return len(times)
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident size of this process so far."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine_facts() -> dict[str, Any]:
+    """What a reader needs to judge times measured here."""
+    governor = ""
+    try:
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii").strip()
+    except OSError:
+        governor = "unknown"
+    return {
+        "cpu": device.cpu_model(),
+        "architecture": platform.machine(),
+        "cores": device.usable_cores(),
+        "governor": governor,
+        "memory_bytes": device.total_memory_bytes(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _in_fresh_process(path: Path, runs: int | None, threads: int, allow_fallback: bool) -> Timing:
+    command = [sys.executable, "-m", "edgesdk_targets.measure", str(path), "--threads", str(threads)]
+    command += ["--runs", str(runs)] if runs is not None else []
+    command += ["--allow-fallback"] if allow_fallback else []
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+    try:
+        data: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        last = " ".join(done.stderr.strip().splitlines()[-3:])
+        raise DeviceError(
+            f"the measuring process ended with {done.returncode}: {last}", "was it killed for want of memory?"
+        ) from error
+    if "error" in data:
+        raise DeviceError(str(data["error"]), str(data.get("hint", "")))
+    return Timing(**{**data, "runs_ms": tuple(data["runs_ms"])})
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with the packages that are in use here first on the path."""
+    own = [str(Path(entry).resolve()) for entry in sys.path if entry]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(own)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The measuring process."""
+    parser = argparse.ArgumentParser(prog="edgesdk_targets.measure")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--runs", type=int)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--allow-fallback", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        timing = take(given.bundle, given.runs, runner.RunOptions(given.threads, given.allow_fallback))
+    except EdgeError as error:
+        print(json.dumps({"error": error.message, "hint": error.hint}))
+        return 1
+    print(json.dumps({name: getattr(timing, name) for name in timing.__dataclass_fields__}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

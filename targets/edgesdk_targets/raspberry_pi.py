@@ -1,0 +1,94 @@
+"""Raspberry Pi: an ONNX Runtime bundle for the Arm cores of the board."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from edgesdk_converters.errors import DoesNotFit
+
+from .bundle import Provider, Runtime
+from .device import DeviceProfile
+from .estimate import Roofline, latency, peak_memory
+from .figure import Figure
+from .onnxruntime_support import minimum_release
+from .target import Compiled, Segment, Target
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+
+SYSTEM_RESERVE_BYTES = 150_000_000
+"""Kept for Raspberry Pi OS Lite and the rest of the user's program when memory is checked."""
+
+
+@dataclass(frozen=True)
+class RaspberryPi(Target):
+    """Options: `threads` (0 = all cores of the board), `memory_gb` (0 = the smallest variant sold)."""
+
+    name: ClassVar[str] = "raspberry-pi"
+    title: ClassVar[str] = "Raspberry Pi, ONNX Runtime on the Arm cores"
+    default_device: ClassVar[str] = "raspberry-pi-4"
+    precisions: ClassVar = {"fp32": (("fold", {}),), "fp16": (("fold", {}), ("half", {}))}
+
+    threads: int = 0
+    memory_gb: float = 0.0
+
+    def check(self, segment: Segment) -> None:
+        minimum_release(segment.model, self.name)
+        model = segment.model
+        if model.signature.is_static:
+            from edgesdk_converters.cost import layers
+
+            need = peak_memory(layers(model), self.device)
+            have = memory_bytes(self.device, self.memory_gb) - SYSTEM_RESERVE_BYTES
+            if need.value is not None and need.value > have:
+                raise DoesNotFit(
+                    f"{model.name} on {self.device.name}", need.value, have, "bytes",
+                    "take a board with more memory (--device, --set memory_gb=N) or a smaller model",
+                )  # fmt: skip
+
+    def compile(self, segment: Segment) -> Compiled:
+        cores = self.device.need("cores", int)
+        small = memory_bytes(self.device, self.memory_gb) < 1_000_000_000
+        notes = []
+        if _is_half(segment) and not self.device.get("fp16_arithmetic", bool):
+            notes.append(
+                f"the cores of {self.device.name} have no fp16 arithmetic: fp16 halves the file, but runs slower than fp32"
+            )
+        runtime = Runtime(
+            name="onnxruntime",
+            file="model.onnx",
+            minimum=minimum_release(segment.model, self.name),
+            providers=(Provider("CPUExecutionProvider"),),
+            threads=self.threads or cores,
+            arena=not small,
+            config={"session.intra_op.allow_spinning": "0" if cores < 2 or small else "1"},
+        )
+        return Compiled({"model.onnx": segment.model.to_bytes()}, runtime, notes=tuple(notes))
+
+    def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
+        return (*latency(layers, self._roofline(), self.device), peak_memory(layers, self.device))
+
+    def _roofline(self) -> Roofline:
+        device = self.device
+        threads = min(self.threads or device.need("cores", int), device.need("cores", int))
+        per_core = device.need("clock_ghz", float) * device.need("fp32_flop_per_cycle_per_core", float)
+        return Roofline(
+            peak_gflops=per_core * threads,
+            bandwidth_gb_per_s=0.45 * device.need("memory_bandwidth_gb_per_s", float),
+            launch_us=20.0,
+            factor=2.0,
+            low=0.6,
+            high=4.5,
+            source="fp32 on Raspberry Pi Zero 2 W to 5, published ncnn and ONNX Runtime times lie at 0.5 to 3.4 of the bound",
+        )
+
+
+def memory_bytes(device: DeviceProfile, memory_gb: float) -> float:
+    """Memory of the board: the variant asked for, else the smallest sold."""
+    return memory_gb * 2**30 if memory_gb else float(device.need("memory_bytes", int))
+
+
+def _is_half(segment: Segment) -> bool:
+    return any(step.name == "half" for step in segment.model.history)

@@ -1,0 +1,45 @@
+"""Server: an ONNX Runtime bundle for a machine like this one; what tails of split models run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from . import estimate
+from .bundle import Provider, Runtime
+from .figure import Figure, unavailable
+from .onnxruntime_support import minimum_release
+from .target import Compiled, Segment, Target
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+
+
+@dataclass(frozen=True)
+class Server(Target):
+    """Options: `threads` (0 = all usable cores of the machine that runs it)."""
+
+    name: ClassVar[str] = "server"
+    title: ClassVar[str] = "server or PC, ONNX Runtime on its CPU"
+    default_device: ClassVar[str] = "this-machine"
+    precisions: ClassVar = {"fp32": (("fold", {}),), "fp16": (("fold", {}), ("half", {}))}
+
+    threads: int = 0
+
+    def check(self, segment: Segment) -> None:
+        minimum_release(segment.model, self.name)
+
+    def compile(self, segment: Segment) -> Compiled:
+        runtime = Runtime(
+            name="onnxruntime",
+            file="model.onnx",
+            minimum=minimum_release(segment.model, self.name),
+            providers=(Provider("CPUExecutionProvider"),),
+            threads=self.threads,
+        )
+        return Compiled({"model.onnx": segment.model.to_bytes()}, runtime)
+
+    def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
+        reason = "this machine's peak and bandwidth are in no profile; run edgesdk measure --on local"
+        return (unavailable("latency_ms", self.device.name, reason), estimate.peak_memory(layers, self.device))

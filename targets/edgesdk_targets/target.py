@@ -1,0 +1,125 @@
+"""Target: what a back end is. It checks a segment, compiles it to files, and estimates what it will cost; it runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from edgesdk_converters import fields
+from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
+
+from . import device as device_room
+from . import find, known
+from .bundle import Runtime
+from .device import DeviceProfile
+from .figure import Figure
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+    from edgesdk_converters.model import Model
+
+Role = Literal["whole", "head", "tail"]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of a network that runs in one place."""
+
+    model: Model
+    role: Role = "whole"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a target made of a segment: payload files, how to run them, and what is left to do on the device.
+
+    `plan` are steps for `edgesdk build`, as data: {"step": "warm"} loads the bundle once on the device so that the runtime
+    builds and caches its engine.
+    """
+
+    files: Mapping[str, bytes]
+    runtime: Runtime
+    plan: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A back end for one device. Subclasses are frozen dataclasses; their fields after `device` are options (`--set`).
+
+    `precisions` maps each precision that can be asked for to its recipe: a tuple of (pass name, options) in order.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    default_device: ClassVar[str]
+    precisions: ClassVar[Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]]]
+
+    device: DeviceProfile
+
+    @classmethod
+    def devices(cls) -> tuple[DeviceProfile, ...]:
+        """The devices that imply this target; a third party's target gives its own."""
+        return device_room.of_target(cls.name)
+
+    def with_options(self, settings: Mapping[str, str]) -> Target:
+        """The target with options set from text. Raises RecipeError for an unknown one, listing the known."""
+        return fields.replace(self, settings, f"target {self.name}", RecipeError, fixed=("device",))
+
+    def recipe(self, precision: str) -> dict[str, Any]:
+        """The passes that bring a model to a precision, as recipe data. Raises TargetError for one it does not have."""
+        if precision not in self.precisions:
+            raise TargetError(
+                f"target {self.name} has no precision {precision!r}; it has: {', '.join(self.precisions)}",
+                "give one of these with --precision",
+            )
+        return {"whole": [{"pass": name, **options} for name, options in self.precisions[precision]]}
+
+    def check(self, segment: Segment) -> None:
+        """Raise Unsupported (node, operator, reason) or DoesNotFit where the device cannot run the segment exactly."""
+        raise NotImplementedError
+
+    def compile(self, segment: Segment) -> Compiled:
+        """The files for the device. Pure: the same segment gives the same bytes."""
+        raise NotImplementedError
+
+    def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
+        """What the layers will cost on the device at a precision, totals first."""
+        raise NotImplementedError
+
+
+def device_profile(name: str) -> DeviceProfile:
+    """The profile of a device, of ours or of an installed plugin's. Raises DeviceError for an unknown one."""
+    if name in device_room.names():
+        return device_room.profile(name)
+    for target in known():
+        try:
+            found = find(target).devices()
+        except TargetError:
+            continue  # a broken plugin is an error only when it is asked for
+        for profile in found:
+            if profile.name == name:
+                return profile
+    return device_room.profile(name)
+
+
+def make(target: str | None, device: str | None, settings: Mapping[str, str] | None = None) -> Target:
+    """The target for `--target` and `--device`: a device implies its target, a target has a default device.
+
+    Raises TargetError or DeviceError where they are unknown or disagree, RecipeError for unknown options.
+    """
+    if target is None and device is None:
+        raise TargetError("no target given", f"give --target NAME ({', '.join(known())}) or --device NAME")
+    if device is None:
+        assert target is not None
+        cls = find(target)
+        profile = next((d for d in cls.devices() if d.name == cls.default_device), None)
+        if profile is None:
+            raise TargetError(f"target {target!r} names {cls.default_device!r} as its default device, but has no such")
+        return cls(profile).with_options(settings or {})
+    profile = device_profile(device)
+    if target is not None and profile.target != target:
+        fitting = ", ".join(d.name for d in find(target).devices())
+        raise DeviceError(f"device {device!r} belongs to target {profile.target!r}, not {target!r}; its devices: {fitting}")
+    return find(profile.target)(profile).with_options(settings or {})
