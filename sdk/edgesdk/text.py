@@ -1,0 +1,150 @@
+"""Reports and tables as text of at most 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgesdk_targets.figure import Figure
+from edgesdk_targets.report import Report
+
+WIDTH = 100
+
+
+def report(found: Report) -> str:
+    """A report as text; the first line says where its measured rows were measured."""
+    lines = textwrap.wrap(_origin(found), WIDTH)
+    about = [found.model, found.device or found.target]
+    if found.bundle:
+        about.append(f"bundle {found.bundle[:12]}")
+    lines.append("  ".join(about))
+    lines.append("")
+    rows = [row for row in found.rows if row.layer is None]
+    lines += table(("figure", "value", "provenance", "how"), [(_name(r), value(r), r.provenance, _how(r)) for r in rows])
+    layered = [row for row in found.rows if row.layer is not None and row.name == "latency_ms" and row.value]
+    if layered:
+        lines += ["", "slowest layers"]
+        layered.sort(key=lambda row: -(row.value or 0))
+        lines += table(("layer", "latency_ms", "provenance"), [(r.layer or "", value(r), r.provenance) for r in layered[:8]])
+    lines.append("")
+    lines += textwrap.wrap(f"contract: {found.contract.status}. {found.contract.text}", WIDTH, subsequent_indent="  ")
+    for note in found.notes:
+        lines += textwrap.wrap(f"note: {note}", WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def value(row: Figure) -> str:
+    """The value with its unit, and its interval where it has one."""
+    if row.value is None:
+        return "-"
+    shown = amount(row.value, row.unit)
+    if row.interval is not None:
+        low, high = amount(row.interval.low, row.unit, bare=True), amount(row.interval.high, row.unit, bare=True)
+        shown += f" [{low}, {high}] {row.interval.level:.0%}"
+    if row.extrapolated:
+        shown += " extrapolated"
+    return shown
+
+
+def amount(number: float, unit: str, bare: bool = False) -> str:
+    """A number with three or four significant digits and its unit; bytes and MACs in millions."""
+    if unit in ("bytes", "MAC"):
+        return f"{number / 1e6:,.4g}" + ("" if bare else " MB" if unit == "bytes" else " MMAC")
+    if isinstance(number, int) or (float(number).is_integer() and abs(number) >= 1000):
+        shown = f"{int(number):,}"
+    else:
+        shown = f"{number:.4g}"
+    return shown if bare or not unit else f"{shown} {unit}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as their content; the last one takes what is left of the line and wraps."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(heads), *cells]) for i in range(len(heads))]
+    limit = max(26, (WIDTH - 24 - 2 * len(heads)) // max(1, len(heads) - 1))
+    widths = [min(width, limit) for width in widths[:-1]]
+    left = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    lines = []
+    for row in [list(heads), *cells]:
+        columns = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row[:-1], widths, strict=True)]
+        columns.append(textwrap.wrap(row[-1], left) or [""])
+        for line in range(max(map(len, columns))):
+            parts = [column[line] if line < len(column) else "" for column in columns]
+            padded = [part.ljust(width) for part, width in zip(parts[:-1], widths, strict=True)]
+            lines.append("  ".join([*padded, parts[-1]]).rstrip())
+    lines.insert(1, "-" * min(WIDTH, max(map(len, lines))))
+    return lines
+
+
+def inspected(found: dict[str, Any]) -> str:
+    """What `inspect` found, as text."""
+    head = [f"{found['kind']} {found['name']}  digest {found['digest'][:12]}"]
+    if found["kind"] == "model":
+        head.append(f"opset {found['opset']}, IR {found['ir_version']}, {amount(found['bytes'], 'bytes')}")
+    else:
+        head.append(f"{found['target']} / {found['device']}, {found['precision']}, {amount(found['bytes'], 'bytes')}")
+    lines = [*head, ""]
+    signature = found["signature"]
+    rows = []
+    for kind in ("inputs", "outputs"):
+        for spec in signature[kind]:
+            extra = spec.get("preprocess") or spec.get("postprocess") or {}
+            labels = extra.get("labels")
+            told = ", ".join(f"{k}={v}" for k, v in extra.items() if k != "labels")
+            told += f"{', ' if told else ''}{len(labels)} labels" if labels else ""
+            rows.append((kind[:-1], spec["name"], spec["dtype"], "x".join(map(str, spec["shape"])) or "scalar", told or "-"))
+    lines += table(("", "name", "dtype", "shape", "processing"), rows)
+    costs = found.get("costs")
+    if costs and "macs" in costs:
+        lines.append("")
+        lines.append(
+            f"{amount(costs['macs'], 'MAC')}, {costs['params']:,} parameters, weights "
+            f"{amount(costs['weight_bytes'], 'bytes')}, live activations {amount(costs['peak_activation_bytes'], 'bytes')}"
+        )
+        kinds = sorted(costs["macs_by_kind"].items(), key=lambda item: -item[1])
+        lines += textwrap.wrap("MACs by kind: " + ", ".join(f"{k} {v / max(1, costs['macs']):.1%}" for k, v in kinds), WIDTH)
+    elif costs:
+        lines += ["", *textwrap.wrap(f"costs: {costs['unavailable']} ({costs['hint']})", WIDTH)]
+    if "operators" in found:
+        told = ", ".join(f"{name} {count}" for name, count in found["operators"].items())
+        lines += ["", *textwrap.wrap(f"operators: {told}", WIDTH, subsequent_indent="  ")]
+    if "runtime" in found:
+        runtime = found["runtime"]
+        least = f" >= {runtime['minimum']}" if runtime["minimum"] else ""
+        lines += ["", f"runs on {runtime['name']}{least}: {', '.join(runtime['providers'])}"]
+        for step in found["history"]:
+            lines += textwrap.wrap(
+                f"{step['name']}: {step.get('note', '')}", WIDTH, initial_indent="  ", subsequent_indent="    "
+            )
+        contract = found["contract"]
+        if contract:
+            lines += textwrap.wrap(f"contract: {contract.get('status')}. {contract.get('text')}", WIDTH)
+    return "\n".join(lines)
+
+
+def _origin(found: Report) -> str:
+    machine = found.machine
+    measured = [row for row in found.rows if row.provenance == "measured" and row.where != "artifact"]
+    if not measured or not machine:
+        return f"nothing here was measured on hardware: counts and estimates for {found.device or found.target}"
+    place = f"{machine.get('cpu')}, {machine.get('architecture')}, {machine.get('cores')} cores"
+    if found.device and found.device != "this-machine":
+        return f"measured on this machine ({place}), NOT on {found.device}"
+    return f"measured on this machine ({place})"
+
+
+def _name(row: Figure) -> str:
+    return row.name if row.segment == "whole" else f"{row.name} ({row.segment})"
+
+
+def _how(row: Figure) -> str:
+    told = [row.method]
+    tails = {name: row.percentiles[name] for name in ("p90", "p99", "mean") if name in row.percentiles}
+    if tails:
+        told.append(", ".join(f"{name} {number:.4g}" for name, number in tails.items()))
+    if row.n is not None and row.where != "artifact":
+        told.append(f"n={row.n}")
+    if row.provenance in ("estimated", "unavailable"):
+        told.insert(0, row.where)
+    return "; ".join(told)
