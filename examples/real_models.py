@@ -51,6 +51,7 @@ MAGIKA_PART, MAGIKA_BLOCK, MAGIKA_PADDING = 1024, 4096, 256
 SILERO_RATE, SILERO_CHUNK, SILERO_CONTEXT = 16000, 512, 64
 PITCH_RATE, PITCH_SAMPLES = 22050, 43844
 SEED = 0
+LOGIT_DEVIATION = 0.3  # of re-weighted classifiers; a softmax turns absolute errors of logits into relative ones
 FP16_SAFE = 4096.0  # largest activation allowed in a re-weighted network: a factor 16 below the fp16 limit
 
 
@@ -217,21 +218,9 @@ def with_io(model: onnx.ModelProto, inputs: dict[str, Any], outputs: dict[str, A
 
 # --- classic topologies with random weights ---------------------------------------------------------
 
-# Gain of all weights over He's. Filters have zero mean here (else all images end in nearly the same logits:
-# random ReLU networks keep little but the mean of their input), while He counts on the second moment of a
-# ReLU, of which its variance is 1 - 1/pi.
-GAIN = math.sqrt(math.pi / (math.pi - 1))
-LIGHT_GAINS = {
-    "resnet50": 0.83 * GAIN,  # residual sums grow
-    "densenet121": GAIN,
-    "inception_v1": GAIN,
-    "inception_v2": GAIN,
-    "squeezenet": 1.1 * GAIN,
-    "shufflenet": 0.7 * GAIN,  # residual sums grow
-    "vgg19": GAIN,
-    "bvlc_alexnet": GAIN,
-    "zfnet512": GAIN,
-}
+LIGHT_NAMES = (
+    "resnet50", "densenet121", "inception_v1", "inception_v2", "squeezenet", "shufflenet", "vgg19", "bvlc_alexnet", "zfnet512",
+)  # fmt: skip
 # What the inputs of a node are, in their order; Mul and Add are caffe2's scale and shift after normalising.
 ROLES = {
     "Conv": ("data", "weight", "bias"),
@@ -273,16 +262,19 @@ def make_light(name: str) -> onnx.ModelProto:
         if role == "weight":  # He et al. 2015; dense ones are (..., outputs, inputs): all have transB
             fan = (noise.ndim - 1,) if node.op_type == "Gemm" else tuple(range(1, noise.ndim))
             fan_in = math.prod(shape[axis] for axis in fan)
-            if fan_in >= 16:  # not the 3 x 3 of depthwise convolutions, which would see edges only
-                noise -= noise.mean(axis=fan, keepdims=True)
-            noise *= LIGHT_GAINS[name] * math.sqrt(2 / fan_in)
+            noise *= math.sqrt(2 / fan_in)
         elif role == "scale":
             noise = 1 + 0.1 * noise
+            if residual(users[key][0]):  # small branches beside the identity, as trained ones are: errors do not pile up
+                noise *= 0.2
         elif role == "variance":
             noise = np.exp(0.1 * noise)
         else:  # bias, mean
             noise *= 0.05
         return noise
+
+    def residual(node: onnx.NodeProto) -> bool:
+        return node.op_type == "BatchNormalization" and users.get(node.output[0], (node, 0))[0].op_type in ("Sum", "Add")
 
     weights = [numpy_helper.from_array(draw(key), key) for key in shapes if key in users]
     others = [i for i in graph.initializer if i.name in users and i.name not in shapes]
@@ -291,9 +283,72 @@ def make_light(name: str) -> onnx.ModelProto:
     graph.initializer.extend(weights + others)
     graph.input.extend(inputs)
     model.ir_version = 8
+    normalise(name, model)
     check_light(name, model)
     softmax = graph.node[-1].op_type == "Softmax"
     return with_io(model, {}, {graph.output[0].name: {"softmax": False}} if softmax else {})
+
+
+def normalise(name: str, model: onnx.ModelProto) -> None:
+    """Give every layer's output mean 0 and deviation 1 on four inputs, node by node, as training would have done.
+
+    Random deep networks keep little but the mean of their input, and what differs between inputs drowns in rounding.
+    (Mishkin and Matas, All you need is a good init, arXiv 1511.06422.) Statistics are rounded to three digits, so that
+    other kernels of another CPU do not change the weights.
+    """
+    graph = model.graph
+    constants = {i.name: numpy_helper.to_array(i).copy() for i in graph.initializer}
+    alive: list[dict[str, Array]] = [dict(feed) for feed in sample_inputs(name, 4, SEED + 1)]
+    roots: dict[str, str] = {}  # weights that reach their layer through a Reshape
+    last_use = {key: index for index, node in enumerate(graph.node) for key in node.input}
+    for index, node in enumerate(graph.node):
+        outputs = [run_node(node, {**constants, **values}, model) for values in alive]
+        first = np.stack([out[0] for out in outputs])
+        axes = tuple(axis for axis in range(first.ndim) if axis != 2)
+        mean, deviation = rounded(first.mean(axis=axes)), rounded(first.std(axis=axes) + 1e-3)
+        if node.op_type == "Conv" and node.input[1] in constants:
+            if first.shape[3:] == (1, 1):  # a classifier: four inputs are too few to tell the mean of each class
+                mean, deviation = np.float32(0), np.broadcast_to(rounded(first.std() / LOGIT_DEVIATION), mean.shape)
+            constants[node.input[1]] /= deviation.reshape(-1, 1, 1, 1)
+            if len(node.input) > 2:
+                constants[node.input[2]] = (constants[node.input[2]] - mean) / deviation
+        if node.op_type == "Reshape" and node.input[0] in constants:
+            roots[node.output[0]] = node.input[0]
+        if node.op_type == "Gemm" and roots.get(node.input[1], node.input[1]) in constants:
+            for key in node.input[1:]:
+                constants[roots.get(key, key)] /= rounded(first.std() / LOGIT_DEVIATION)
+                for values in alive:
+                    if key in values:
+                        values[key] = values[key] / rounded(first.std() / LOGIT_DEVIATION)
+        if node.op_type == "BatchNormalization":
+            before = np.stack([values[node.input[0]] for values in alive])
+            constants[node.input[3]] = rounded(before.mean(axis=axes))
+            constants[node.input[4]] = rounded(before.var(axis=axes) + 1e-3)
+        if node.op_type in ("Conv", "Gemm", "BatchNormalization"):
+            outputs = [run_node(node, {**constants, **values}, model) for values in alive]
+        for values, produced in zip(alive, outputs, strict=True):
+            values.update(zip(node.output, produced, strict=False))
+            for key in [key for key in values if last_use.get(key, -1) <= index]:
+                del values[key]
+    for tensor in graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name], tensor.name))
+
+
+def rounded(values: Array | np.floating[Any]) -> Array:
+    """To three significant digits."""
+    array = np.asarray(values, dtype=np.float64)
+    power = 10.0 ** (2 - np.floor(np.log10(np.maximum(np.abs(array), 1e-12))))
+    return (np.round(array * power) / power).astype(np.float32)
+
+
+def run_node(node: onnx.NodeProto, values: dict[str, Array], model: onnx.ModelProto) -> list[Array]:
+    """The outputs of one node for these values."""
+    names = list(dict.fromkeys(key for key in node.input if key))
+    types = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(values[k].dtype), values[k].shape) for k in names]
+    results = [helper.make_empty_tensor_value_info(key) for key in node.output if key]
+    single = helper.make_model(helper.make_graph([node], "node", types, results), opset_imports=model.opset_import, ir_version=8)
+    found: list[Array] = session(single.SerializeToString()).run(None, {key: values[key] for key in names})
+    return found
 
 
 def check_light(name: str, model: onnx.ModelProto) -> None:
@@ -343,7 +398,7 @@ def sample_inputs(name: str, n: int, seed: int) -> list[dict[str, Array]]:
         return [{"serving_default_input_2:0": wave[None, :, None]} for wave in waves]
     if name == "efficientnet-lite0":
         return [{"image": random_image(rng)} for _ in range(n)]
-    if name not in LIGHT_GAINS:
+    if name not in LIGHT_NAMES:
         raise RealModelError(f"no model {name!r}; there are: {', '.join(MODELS)}")
     graph = light_proto(name).graph
     stored = {i.name for i in graph.initializer}
@@ -431,7 +486,7 @@ MODELS: dict[str, Callable[[Path], onnx.ModelProto]] = {
     "magika": make_magika,
     "silero-vad": make_silero_vad,
     "basic-pitch": make_basic_pitch,
-    **{name: partial(lambda name, _: make_light(name), name) for name in LIGHT_GAINS},
+    **{name: partial(lambda name, _: make_light(name), name) for name in LIGHT_NAMES},
 }
 
 

@@ -38,7 +38,7 @@ class Samples:
     leading_axis: Mapping[str, bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return len(next(iter(self.arrays.values()), ()))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         for index in range(len(self)):

@@ -38,6 +38,9 @@ class Fold:
             raise PassError(
                 self.name, f"onnxslim failed: {type(error).__name__}: {error}", "leave it out of the recipe"
             ) from error
+        if len(proto.graph.input) < len(model.proto.graph.input):  # onnxslim drops inputs that nothing reads
+            proto.graph.ClearField("input")
+            proto.graph.input.extend(model.proto.graph.input)
         for kind in ("input", "output"):
             old = [info.name for info in getattr(model.proto.graph, kind)]
             new = [info.name for info in getattr(proto.graph, kind)]

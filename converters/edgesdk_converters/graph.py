@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -61,39 +61,64 @@ def numpy_name(elem_type: int) -> str:
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and every subgraph in it, outermost first."""
     yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from graphs(attribute.g)
-            for inner in attribute.graphs:
-                yield from graphs(inner)
+    yield from _subgraphs(attribute for node in graph.node for attribute in node.attribute)
+
+
+def all_graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """Every graph of the model: the main one, training graphs, and all subgraphs, those of local functions included."""
+    yield from graphs(model.graph)
+    for training in model.training_info:
+        yield from graphs(training.initialization)
+        yield from graphs(training.algorithm)
+    for function in model.functions:
+        yield from _subgraphs(attribute for node in function.node for attribute in node.attribute)
+        yield from _subgraphs(function.attribute_proto)
+
+
+def _subgraphs(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.GraphProto]:
+    """Subgraphs by the fields that hold them: the declared attribute type of an untrusted file may lie."""
+    for attribute in attributes:
+        if attribute.HasField("g"):
+            yield from graphs(attribute.g)
+        for inner in attribute.graphs:
+            yield from graphs(inner)
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of the model, those of subgraphs and local functions included."""
-    for graph in graphs(model.graph):
+    for graph in all_graphs(model):
         yield from graph.node
     for function in model.functions:
-        for node in function.node:
-            yield node
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    for inner in graphs(attribute.g):
-                        yield from inner.node
+        yield from function.node
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every tensor stored in the model (initialisers, attributes), with a name that a message can use."""
-    for graph in graphs(model.graph):
+    """Every tensor stored in the model, wherever ONNX can store one, with a name that a message can use."""
+    for graph in all_graphs(model):
         for tensor in graph.initializer:
             yield tensor.name, tensor
+        for sparse in graph.sparse_initializer:
+            yield from _parts(sparse.values.name, sparse)
     for node in nodes(model):
         for attribute in node.attribute:
-            label = f"attribute {attribute.name} of node {node_label(node)}"
-            if attribute.HasField("t"):
-                yield label, attribute.t
-            for tensor in attribute.tensors:
-                yield label, tensor
+            yield from _held(f"attribute {attribute.name} of node {node_label(node)}", attribute)
+    for function in model.functions:
+        for attribute in function.attribute_proto:
+            yield from _held(f"default of attribute {attribute.name} of function {function.name}", attribute)
+
+
+def _held(label: str, attribute: onnx.AttributeProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    if attribute.HasField("t"):
+        yield label, attribute.t
+    for tensor in attribute.tensors:
+        yield label, tensor
+    for sparse in [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors]:
+        yield from _parts(label, sparse)
+
+
+def _parts(label: str, sparse: onnx.SparseTensorProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield label, sparse.values
+    yield f"indices of {label}", sparse.indices
 
 
 def node_label(node: onnx.NodeProto) -> str:

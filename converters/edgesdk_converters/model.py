@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from . import graph as graphs
 OPSET_RANGE = (9, 24)
 METADATA_KEY = "edgesdk.io"
 _LARGE_BYTES = 4096
-_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
+_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Model:
         if not path.exists():
             raise ModelError(f"{path} does not exist", hint)
         try:
+            if not path.is_file():
+                raise ModelError(f"{path} is a device or a pipe, not a model file", hint)
             size = path.stat().st_size
             if size > external.LIMIT_BYTES:
                 raise ModelError(f"{path} has {size / 1e9:.1f} GB; protobuf and edgesdk end at 2 GB")
@@ -94,10 +97,12 @@ class Model:
         if not proto.HasField("graph") or not proto.graph.node:
             raise ModelError(f"{path} holds no ONNX graph with nodes", "is it really an ONNX model?")
         external.inline(proto, path.resolve().parent)
-        model = cls.from_proto(proto, path.stem, processing=processing)
+        history = _modernise(proto)
+        if shapes:
+            history += (_set_shapes(proto, shapes),)
         if constants:
-            model = model.with_constants(constants)
-        return model.with_shapes(shapes) if shapes else model
+            history += (_set_constants(proto, constants),)
+        return cls.from_proto(proto, path.stem, processing=processing, history=history)
 
     @classmethod
     def from_proto(
@@ -109,8 +114,9 @@ class Model:
         history: tuple[Step, ...] = (),
     ) -> Model:
         """A Model from a ModelProto whose data is inline; takes the proto over."""
-        history += _modernise(proto)
         _check_versions(proto)
+        external.inline(proto, None)
+        history += _modernise(proto)
         _check_nan(proto)
         _infer(proto)
         signature = _signature(proto)
@@ -128,51 +134,14 @@ class Model:
     def with_shapes(self, shapes: Mapping[str, Sequence[int]]) -> Model:
         """The model with input dimensions made static. A dimension's name is replaced wherever inputs share it."""
         proto = self.copy_proto()
-        by_name = {info.name: info for info in proto.graph.input}
-        symbols: dict[str, int] = {}
-        for name, shape in shapes.items():
-            if name not in by_name:
-                raise ModelError(f"--shape names input {name!r}; the model has: {', '.join(by_name)}")
-            tensor = by_name[name].type.tensor_type
-            old = graphs.value_type(by_name[name]).shape
-            if old is not None and len(old) != len(shape):
-                raise ModelError(f"--shape gives input {name!r} {len(shape)} axes; the model has {len(old)}: {_show(old)}")
-            for axis, size in enumerate(shape):
-                before = old[axis] if old is not None else "?"
-                if size < 1:
-                    raise ModelError(f"--shape gives input {name!r} the size {size} in axis {axis}; allowed: 1 or more")
-                if isinstance(before, int) and before != size:
-                    raise ModelError(
-                        f"--shape makes axis {axis} of input {name!r} {size}; the model fixes it at {before}",
-                        f"the model's own shape is {_show(old or ())}; only dynamic axes can be set",
-                    )
-                if isinstance(before, str) and before != "?" and symbols.setdefault(before, size) != size:
-                    raise ModelError(f"--shape gives dimension {before!r} two sizes: {symbols[before]} and {size}")
-            tensor.ClearField("shape")
-            for size in shape:
-                tensor.shape.dim.add(dim_value=size)
-        for info in proto.graph.input:
-            for dim in info.type.tensor_type.shape.dim:
-                if dim.dim_param in symbols:
-                    dim.dim_value = symbols[dim.dim_param]
-        step = Step("static shapes", {name: list(shape) for name, shape in shapes.items()})
-        return self.changed(_forget_shapes(proto), step)
+        step = _set_shapes(proto, shapes)
+        return self.changed(proto, step)
 
     def with_constants(self, constants: Mapping[str, float]) -> Model:
         """The model with inputs replaced by constants of the given value (one value for all elements)."""
         proto = self.copy_proto()
-        by_name = {info.name: info for info in proto.graph.input}
-        for name, value in constants.items():
-            if name not in by_name:
-                raise ModelError(f"--constant names input {name!r}; the model has: {', '.join(by_name)}")
-            kind = graphs.value_type(by_name[name])
-            if kind.elements is None:
-                raise ModelError(f"--constant needs a static shape; input {name!r} has {_show(kind.shape or ('?',))}")
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            filled = np.full([int(dim) for dim in kind.shape or ()], value).astype(dtype)
-            proto.graph.input.remove(by_name[name])
-            proto.graph.initializer.append(numpy_helper.from_array(filled, name))
-        return self.changed(_forget_shapes(proto), Step("constant inputs", dict(constants)))
+        step = _set_constants(proto, constants)
+        return self.changed(proto, step)
 
     def changed(self, proto: onnx.ModelProto, *steps: Step) -> Model:
         """A new Model around a changed copy of this one's graph; processing follows tensors by name."""
@@ -220,6 +189,7 @@ class Model:
         temporary = ""
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.fchmod(handle, 0o644)  # mkstemp lets nobody else read it
             with os.fdopen(handle, "wb") as stream:
                 stream.write(proto.SerializeToString(deterministic=True))
             os.replace(temporary, path)
@@ -239,16 +209,92 @@ def _show(shape: Sequence[int | str]) -> str:
 
 
 def _modernise(proto: onnx.ModelProto) -> tuple[Step, ...]:
-    """Freeze initialisers that are graph inputs too (what IR version 3 demanded)."""
+    """Freeze initialisers that are graph inputs too (what IR version 3 demanded) and drop how the model was trained."""
+    steps: tuple[Step, ...] = ()
+    if proto.training_info:
+        proto.ClearField("training_info")
+        steps += (Step("drop training", note="the graphs that trained the model are left out"),)
     stored = {tensor.name for tensor in proto.graph.initializer}
     kept = [info for info in proto.graph.input if info.name not in stored]
-    if len(kept) == len(proto.graph.input):
-        return ()
     frozen = len(proto.graph.input) - len(kept)
-    del proto.graph.input[:]
-    proto.graph.input.extend(kept)
-    proto.ir_version = max(proto.ir_version, 8)
-    return (Step("freeze", note=f"{frozen} initialisers were graph inputs as well: now constants"),)
+    if frozen:
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+        proto.ir_version = max(proto.ir_version, 8)
+        steps += (Step("freeze", note=f"{frozen} initialisers were graph inputs as well: now constants"),)
+    return steps
+
+
+def _set_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Step:
+    """Make input dimensions static in place; what was inferred before is forgotten."""
+    by_name = {info.name: info for info in proto.graph.input}
+    symbols: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in by_name:
+            raise ModelError(f"--shape names input {name!r}; the model has: {', '.join(by_name)}")
+        tensor = by_name[name].type.tensor_type
+        old = graphs.value_type(by_name[name]).shape
+        if old is not None and len(old) != len(shape):
+            raise ModelError(f"--shape gives input {name!r} {len(shape)} axes; the model has {len(old)}: {_show(old)}")
+        for axis, size in enumerate(shape):
+            before = old[axis] if old is not None else "?"
+            if size < 1:
+                raise ModelError(f"--shape gives input {name!r} the size {size} in axis {axis}; allowed: 1 or more")
+            if isinstance(before, int) and before > 0 and before != size:  # some exporters write 0 or -1 for "any"
+                raise ModelError(
+                    f"--shape makes axis {axis} of input {name!r} {size}; the model fixes it at {before}",
+                    f"the model's own shape is {_show(old or ())}; only dynamic axes can be set",
+                )
+            if isinstance(before, str) and before != "?" and symbols.setdefault(before, size) != size:
+                raise ModelError(f"--shape gives dimension {before!r} two sizes: {symbols[before]} and {size}")
+        tensor.ClearField("shape")
+        tensor.shape.SetInParent()
+        for size in shape:
+            tensor.shape.dim.add(dim_value=size)
+    for info in proto.graph.input:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
+    _forget_shapes(proto)
+    return Step("static shapes", {name: list(shape) for name, shape in shapes.items()})
+
+
+def _set_constants(proto: onnx.ModelProto, constants: Mapping[str, float]) -> Step:
+    """Make inputs constants in place; what was inferred before is forgotten."""
+    by_name = {info.name: info for info in proto.graph.input}
+    for name, value in constants.items():
+        if name not in by_name:
+            raise ModelError(f"--constant names input {name!r}; the model has: {', '.join(by_name)}")
+        kind = graphs.value_type(by_name[name])
+        if kind.elements is None or kind.elements < 0:
+            raise ModelError(
+                f"--constant needs a static shape; input {name!r} has {_show(kind.shape or ('?',))}",
+                f"give --shape {name}=... as well",
+            )
+        if (kind.nbytes or 0) > external.LIMIT_BYTES:
+            raise ModelError(f"--constant makes {(kind.nbytes or 0) / 1e9:.1f} GB of input {name!r}; allowed: 2 GB")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        filled = np.full([int(dim) for dim in kind.shape or ()], _exactly(value, dtype, name))
+        proto.graph.input.remove(by_name[name])
+        proto.graph.initializer.append(numpy_helper.from_array(filled, name))
+    _forget_shapes(proto)
+    return Step("constant inputs", dict(constants))
+
+
+def _exactly(value: float, dtype: np.dtype[Any], name: str) -> Any:
+    """The value in the input's own type. Raises ModelError where that would change it."""
+    if dtype.kind in "biu":
+        limits = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        if not float(value).is_integer() or not limits[0] <= value <= limits[1]:
+            raise ModelError(f"--constant gives input {name!r} {value}; {dtype} holds {limits[0]} to {limits[1]}")
+        return dtype.type(int(value))
+    if dtype.kind in "OSU":
+        raise ModelError(f"--constant gives input {name!r} {value}; the input holds text", "only numbers can be made constant")
+    with np.errstate(over="ignore"):
+        converted = np.asarray(value).astype(dtype)
+    if not np.isfinite(converted.astype(np.float64, copy=False) if dtype.kind in "fV" else converted):
+        raise ModelError(f"--constant gives input {name!r} {value}, which is not finite in {dtype}")
+    return converted
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:
@@ -262,6 +308,13 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 
 def _check_nan(proto: onnx.ModelProto) -> None:
+    for node in graphs.nodes(proto):
+        for attribute in node.attribute:
+            if math.isnan(attribute.f) or any(map(math.isnan, attribute.floats)):
+                raise ModelError(
+                    f"attribute {attribute.name} of node {graphs.node_label(node)!r} holds NaN",
+                    "the training diverged; go back to a good checkpoint",
+                )
     for name, tensor in graphs.tensors(proto):
         if graphs.type_name(tensor.data_type) in _FLOATS:
             values = numpy_helper.to_array(tensor)
@@ -274,11 +327,12 @@ def _check_nan(proto: onnx.ModelProto) -> None:
 
 
 def _forget_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop every inferred shape, those of the outputs included, so that they are inferred anew."""
+    """Drop every inferred shape, so that it is inferred anew; outputs keep their rank, which a valid graph must state."""
     for graph in graphs.graphs(proto.graph):
         graph.ClearField("value_info")
     for info in proto.graph.output:
-        info.type.tensor_type.ClearField("shape")
+        for dim in info.type.tensor_type.shape.dim:
+            dim.Clear()
     return proto
 
 
@@ -291,6 +345,11 @@ def _infer(proto: onnx.ModelProto) -> None:
                 skeleton, name.name, getattr(proto, name.name)
             )
     graph = proto.graph
+    for scope in graphs.all_graphs(proto):
+        names = [tensor.name for tensor in scope.initializer]
+        if len(set(names)) != len(names):
+            double = next(name for name in names if names.count(name) > 1)
+            raise ModelError(f"two initialisers have the name {double!r}", "export the model again")
     small = [tensor for tensor in graph.initializer if tensor.ByteSize() <= _LARGE_BYTES]
     large = [tensor for tensor in graph.initializer if tensor.ByteSize() > _LARGE_BYTES]
     skeleton.graph.name = graph.name or "graph"
@@ -301,18 +360,23 @@ def _infer(proto: onnx.ModelProto) -> None:
     skeleton.graph.output.extend(graph.output)
     skeleton.graph.value_info.extend(graph.value_info)
     skeleton.ir_version = max(skeleton.ir_version, 4)
-    names = [tensor.name for tensor in graph.initializer]
-    if len(set(names)) != len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise ModelError(f"two initialisers have the name {double!r}")
     try:
+        if not all(_has_rank(info) for info in graph.output):  # the checker wants what most runtimes do without
+            guess = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+            skeleton.graph.ClearField("output")
+            skeleton.graph.output.extend(guess.graph.output)
         onnx.checker.check_model(skeleton)
         inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except onnx.checker.ValidationError as error:
         raise ModelError(*_explain(proto, str(error))) from error
+    except UnicodeDecodeError as error:
+        raise ModelError("a name in the graph is no UTF-8 text", "the file is damaged; export the model again") from error
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         text = str(error).replace("[ShapeInferenceError]", "").strip()
-        raise ModelError(f"shapes do not fit together: {text}", "look at the named node in a viewer (Netron)") from error
+        hint = "look at the named node in a viewer (Netron)"
+        if "op_type:If" in text:
+            hint = "if that branch is never taken, make the input that decides constant: --constant sr=16000"
+        raise ModelError(f"shapes do not fit together: {text}", hint) from error
     del graph.node[:]
     graph.node.extend(inferred.graph.node)
     del graph.value_info[:]
@@ -320,10 +384,15 @@ def _infer(proto: onnx.ModelProto) -> None:
     del graph.output[:]
     graph.output.extend(inferred.graph.output)
     graph.name = skeleton.graph.name
-    for name, kind in graphs.value_types(inferred.graph).items():
-        size = kind.nbytes
-        if size is not None and size > external.LIMIT_BYTES:
-            raise ModelError(f"value {name!r} would take {size / 1e9:.1f} GB ({_show(kind.shape or ())}); allowed: 2 GB")
+    for scope in graphs.graphs(inferred.graph):
+        for name, kind in graphs.value_types(scope).items():
+            size = kind.nbytes
+            if size is not None and size > external.LIMIT_BYTES:
+                raise ModelError(f"value {name!r} would take {size / 1e9:.1f} GB ({_show(kind.shape or ())}); allowed: 2 GB")
+
+
+def _has_rank(info: onnx.ValueInfoProto) -> bool:
+    return not info.type.HasField("tensor_type") or info.type.tensor_type.HasField("shape")
 
 
 def _explain(proto: onnx.ModelProto, text: str) -> tuple[str, str]:
@@ -369,11 +438,14 @@ def _signature(proto: onnx.ModelProto) -> Signature:
         value = graphs.value_type(info)
         if value.shape is None:
             if kind == "input":
-                raise ModelError(f"input {info.name!r} has no rank", "export the model with its input shapes")
+                raise ModelError(f"input {info.name!r} has no rank", f"give --shape {info.name}=...")
             return info.name, graphs.numpy_name(value.elem_type), ("?",)
         for axis, dim in enumerate(value.shape):
             if isinstance(dim, int) and dim < 1 and kind == "input":
-                raise ModelError(f"input {info.name!r} has size {dim} in axis {axis}", f"give --shape {info.name}=...")
+                raise ModelError(
+                    f"input {info.name!r} has size {dim} in axis {axis}; allowed: 1 or more, or a name",
+                    f"give --shape {info.name}=... if that axis may have any size",
+                )
         return info.name, graphs.numpy_name(value.elem_type), value.shape
 
     if not proto.graph.output:

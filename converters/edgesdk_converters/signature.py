@@ -148,11 +148,15 @@ class Processing:
         """From the JSON that ONNX files carry under the metadata key `edgesdk.io`."""
         if not isinstance(data, Mapping):
             raise ModelError(f"metadata edgesdk.io: expected an object, got {data!r}")
+        for kind in ("inputs", "outputs"):
+            entries = data.get(kind, [])
+            if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+                raise ModelError(f"metadata edgesdk.io: {kind} must be a list of objects, got {entries!r}")
         inputs, outputs = (
             {
                 str(entry.get("name")): fields.read(cls_, entry[key], f"metadata edgesdk.io {key}", ModelError)
                 for entry in data.get(kind, ())
-                if isinstance(entry, Mapping) and key in entry
+                if key in entry
             }
             for kind, key, cls_ in (("inputs", "preprocess", Preprocess), ("outputs", "postprocess", Postprocess))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,23 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
 
 def load_arrays(path: Path) -> dict[str, Array]:
     """All arrays of an .npz. Raises ModelError where it is none."""
+    hint = "write it with numpy.savez(FILE, INPUT=array)"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ModelError(f"{path} is no .npz file: it holds one array without a name", hint)
+        with loaded as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", "write it with numpy.savez") from error
+    except MemoryError as error:
+        raise ModelError(f"{path} does not fit into memory: {error}", "give fewer samples; is the file damaged?") from error
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", hint) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ModelError(f"{path} is no .npz file: its member {name!r} is no array", hint)
+    return arrays
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from edgesdk_converters.errors import EdgeError
@@ -89,11 +90,15 @@ def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: in
     from .session import load
 
     arrays = load_arrays(inputs)
-    with _progress() as progress:
+    with _progress() as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a fallback is told below, in one line
         progress("loading")
         with load(bundle, threads=threads, allow_fallback=allow_fallback, progress=progress) as session:
             got = session.run(arrays, raw=raw)
             best = session.top(got) if session.signature.outputs[0].postprocess else []
+    if session.facts.fallback:
+        wanted = session.bundle.manifest.runtime.providers[0].name
+        click.echo(f"edgesdk: warning: {wanted} is missing; ran on {session.facts}", err=True)
     if outputs is not None:
         save_arrays(outputs, got)
     data = {
@@ -257,9 +262,9 @@ def doctor(as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: an EdgeError becomes one line on stderr and its exit code."""
+    """Entry point: an EdgeError, or the system's refusal, becomes one line on stderr and its exit code."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="edgesdk", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -269,12 +274,21 @@ def main() -> None:
         click.echo("stopped; nothing was left half done", err=True)
         sys.exit(130)
     except EdgeError as error:
-        click.echo(f"edgesdk: {error.line()}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _refuse(error)
+    except OSError as error:
+        named = "" if error.filename is None else f"{os.fspath(error.filename)!r}: "
+        _refuse(EdgeError(f"{named}{error.strerror or error}", "check the path, its permissions and the free space"))
+    except MemoryError as error:
+        _refuse(EdgeError(f"out of memory: {error}", "take a smaller model or less data, or a machine with more memory"))
+
+
+def _refuse(error: EdgeError) -> NoReturn:
+    click.echo(f"edgesdk: {error.line()}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk: what is still in the buffer must not fail once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(error.exit_code)
 
 
 def _show(data: Any, shown: str, as_json: bool) -> None:

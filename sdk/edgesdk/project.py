@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from edgesdk_converters import fields
 from edgesdk_converters.errors import RecipeError
 from edgesdk_converters.recipe import read_toml
 from edgesdk_converters.signature import Processing
+from edgesdk_targets import known
 
 NAME = "edgesdk.toml"
 
@@ -33,7 +35,7 @@ class Project:
     data: str = ""
     train: str = ""
     recipe: str = ""
-    task: str = ""
+    task: Literal["", "auto", "classify", "numeric"] = ""
     metric: str = ""
     max_drop: float | None = None
     max_relative_error: float | None = None
@@ -48,7 +50,11 @@ def load(folder: Path) -> Project:
     path = folder / NAME
     if not path.is_file():
         return Project()
-    return fields.read(Project, read_toml(path), NAME, RecipeError)
+    said = fields.read(Project, read_toml(path), NAME, RecipeError)
+    for name in said.target:
+        if name not in known():
+            raise RecipeError(f"{NAME}: [target.{name}]: unknown target {name!r}; known: {', '.join(known())}")
+    return said
 
 
 def read_processing(path: Path) -> Processing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgesdk_converters.model import Model
 
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_LARGEST = 2**31 - 1
 
 
 def open_model(
@@ -38,8 +40,12 @@ def open_model(
             model = model.with_shapes(shapes)
         return replace(model, signature=model.signature.with_processing(processing)) if processing else model
     text = os.fspath(source)
+    if not _is_text(text):
+        raise ModelError(f"the model's path {text!r} is not UTF-8, and the bundle is named after it", "rename the file")
     if weights is not None and not _CALLABLE.fullmatch(text):
-        raise ModelError(f"--weights goes with package.module:callable; the model is {text!r}")
+        raise ModelError(
+            f"--weights goes with package.module:callable; the model is {text!r}", "leave --weights out, or name a callable"
+        )
     if text.endswith(".pt2"):
         from edgesdk_converters.from_torch import from_program
 
@@ -57,7 +63,10 @@ def open_model(
             "save weights as .safetensors and give package.module:callable --weights FILE, or torch.export.save a .pt2",
         )
     if text.endswith(".json"):
-        raise ModelError(f"{text} is a layer list, which has no weights; it can be estimated, not exported")
+        raise ModelError(
+            f"{text} is a layer list, which has no weights: it can be estimated, not exported",
+            f"edgesdk estimate {text} --device NAME",
+        )
     return Model.load(text, shapes=shapes, constants=constants, processing=processing)
 
 
@@ -79,8 +88,10 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, equals, dims = text.rpartition("=")
         parts = dims.lower().split("x")
-        if not equals or not name or not all(part.isdigit() for part in parts):
+        if not equals or not name or not all(part.isdecimal() for part in parts):
             raise RecipeError(f"--shape {text!r}: expected INPUT=1x3x224x224")
+        if any(int(part) > _LARGEST for part in parts):
+            raise RecipeError(f"--shape {text!r}: sizes of at most {_LARGEST} are allowed")
         shapes[name] = tuple(int(part) for part in parts)
     return shapes
 
@@ -89,11 +100,20 @@ def parse_constants(texts: Sequence[str]) -> dict[str, float]:
     """Values from `sr=16000` texts. Raises RecipeError for anything else."""
     values = {}
     for text in texts:
-        name, equals, value = text.rpartition("=")
+        name, equals, number = text.rpartition("=")
         try:
-            values[name] = float(value)
+            value = float(number)
         except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise RecipeError(f"--constant {text!r}: expected INPUT=NUMBER")
+            value = math.nan
+        if not equals or not name or not math.isfinite(value):
+            raise RecipeError(f"--constant {text!r}: expected INPUT=NUMBER, the number finite")
+        values[name] = value
     return values
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,7 +2,8 @@
 
 Standard library only. `open_bundle` reads every byte and refuses whatever is not exactly what was written: a changed byte,
 a missing or an extra file, another format. Writing goes beside the place and is put there in one step; a bundle that was
-there before is exchanged, never overwritten.
+there before is exchanged, never overwritten. A half-written one is locked by its writer, so that the next writer can tell
+what a dead one has left behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -19,13 +22,14 @@ import secrets
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesdk_converters import fields
-from edgesdk_converters.errors import BundleError
+from edgesdk_converters.errors import BundleError, ModelError
 from edgesdk_converters.signature import Signature
 
 if TYPE_CHECKING:
@@ -50,7 +54,8 @@ class Runtime:
     """What runs the payload: `name` of the runner, the `file` it loads, and how.
 
     `minimum` is the least version of the runtime, `threads` 0 means all usable cores, `config` are session settings by the
-    runtime's own names. Providers are asked in order, and nothing else is: there is no silent fallback.
+    runtime's own names. `optimization` is how far the runtime may rewrite the graph: `all` includes layouts of its own.
+    Providers are asked in order, and nothing else is: there is no silent fallback.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Runtime:
     providers: tuple[Provider, ...] = ()
     threads: int = 0
     arena: bool = True
+    optimization: Literal["all", "extended", "basic"] = "all"
     config: dict[str, str] = field(default_factory=dict)
 
 
@@ -204,26 +210,35 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     is full or the directory cannot be written; then nothing has changed.
     """
     path = Path(os.path.abspath(path))
-    for name in files:
-        if not _NAME.fullmatch(name) or name == MANIFEST:
-            raise ValueError(f"bad payload name {name!r}")
+    _check_names(files)
     check_place(path)
-    _sweep(path)
     sealed = manifest.sealed(files)
+    _check_references(sealed)
     everything = {MANIFEST: sealed.to_bytes(), **files}
     size = sum(map(len, everything.values()))
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    held = None
     try:
-        free = shutil.disk_usage(path.parent).free
-        if free < size + 65536:
-            raise OSError(errno.ENOSPC, f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)")
+        with _alone(path.parent):
+            _sweep(path)
+            free = shutil.disk_usage(path.parent).free
+            if free < size + 65536:
+                raise OSError(errno.ENOSPC, f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)")
+            if path.suffix == ".zip":
+                held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            else:
+                temporary.mkdir()
+                held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(held, fcntl.LOCK_EX)
         if path.suffix == ".zip":
-            _write_file(temporary, _zip(everything))
-            os.replace(temporary, path)
+            _write_all(held, _zip(everything))
         else:
             _write_directory(temporary, everything)
+        with _alone(path.parent):
+            check_place(path)
+            _sweep(path)
             _put(temporary, path)
-        _sync(path.parent)
+            _sync(path.parent)
     except OSError as error:
         raise BundleError(
             f"{path} cannot be written: {error.strerror or error}",
@@ -231,16 +246,22 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
         ) from error
     finally:
         _remove(temporary)
+        if held is not None:
+            os.close(held)
     return Bundle(path, sealed)
 
 
 def check_place(path: Path) -> None:
     """Raise BundleError where `path` cannot become a bundle: something else is there, or its directory is not."""
-    if not path.parent.is_dir():
+    try:
+        folder_there, is_link, is_there = path.parent.is_dir(), path.is_symlink(), path.exists()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror}", "give another --out") from error
+    if not folder_there:
         raise BundleError(f"the directory {path.parent} does not exist", "create it, or give another --out")
-    if path.is_symlink():
+    if is_link:
         raise BundleError(f"{path} is a link; a bundle is not written through links", "give another --out")
-    if path.exists() and not _looks_like_bundle(path):
+    if is_there and not _looks_like_bundle(path):
         raise BundleError(f"{path} exists and is not an edgesdk bundle; it is left alone", "give another --out")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise BundleError(f"the directory {path.parent} cannot be written", "give another --out")
@@ -256,8 +277,8 @@ def _looks_like_bundle(path: Path) -> bool:
 
 def _parse(path: Path, raw: bytes) -> Manifest:
     try:
-        data = json.loads(raw.decode("utf-8"))
-    except ValueError as error:
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {MANIFEST} is no JSON: {error}", _DAMAGED) from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
@@ -267,13 +288,41 @@ def _parse(path: Path, raw: bytes) -> Manifest:
         )
     claimed = data.get("digest")
     body = {key: value for key, value in data.items() if key != "digest"}
-    if raw != _canonical(data) or claimed != hashlib.sha256(_canonical(body)).hexdigest():
+    try:
+        intact = raw == _canonical(data) and claimed == hashlib.sha256(_canonical(body)).hexdigest()
+    except (ValueError, RecursionError):  # half a surrogate pair, a number beyond all bounds, bottomless nesting
+        intact = False
+    if not intact:
         raise BundleError(f"{path}: {MANIFEST} was changed after it was written", _DAMAGED)
-    manifest = fields.read(Manifest, data, f"{path.name} {MANIFEST}", BundleError)
-    for name in manifest.files:
-        if not _NAME.fullmatch(name):
-            raise BundleError(f"{path}: manifest names a file {name!r} that no bundle may hold")
+    try:
+        manifest = fields.read(Manifest, data, f"{path.name} {MANIFEST}", BundleError)
+        _check_names(manifest.files)
+        _check_references(manifest)
+    except (ModelError, ValueError) as error:
+        raise BundleError(f"{path}: {MANIFEST} is not valid: {error}", "export it anew") from error
     return manifest
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a payload name that could leave the bundle, or that is the folder of another one."""
+    taken = {MANIFEST, *names}
+    for name in names:
+        folders = {str(folder) for folder in PurePosixPath(name).parents}
+        if not _NAME.fullmatch(name) or name == MANIFEST or folders & taken:
+            raise ValueError(f"bad payload name {name!r}")
+
+
+def _check_references(manifest: Manifest) -> None:
+    """Raise ValueError where the manifest refers to a file that it does not list."""
+    golden = manifest.golden
+    tables = (golden.inputs, golden.outputs, golden.source_outputs) if golden is not None else ()
+    for name in (manifest.runtime.file, *(name for table in tables for name in table.values())):
+        if name not in manifest.files:
+            raise ValueError(f"{name!r} is not among the files of the bundle")
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _check(path: Path, name: str, data: bytes, entry: FileEntry) -> None:
@@ -294,28 +343,40 @@ class _Folder:
         self.path = path
 
     def names(self) -> Iterator[str]:
-        for directory, folders, files in os.walk(self.path):
-            for entry in (*folders, *files):
-                full = Path(directory, entry)
-                mode = os.lstat(full).st_mode
-                name = full.relative_to(self.path).as_posix()
-                if stat.S_ISDIR(mode):
-                    if not any(full.iterdir()):
-                        yield f"{name}/"
-                elif stat.S_ISREG(mode):
-                    yield name
+        waiting = [""]
+        while waiting:
+            prefix = waiting.pop()
+            try:
+                with os.scandir(self.path / prefix) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except OSError as error:
+                raise BundleError(f"{self.path}: {prefix} cannot be read: {error.strerror}", _DAMAGED) from error
+            if prefix and not found:
+                yield prefix
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{prefix}{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    yield prefix + entry.name
                 else:
-                    raise BundleError(f"{self.path}: {name!r} is a link or a special file", _DAMAGED)
+                    raise BundleError(f"{self.path}: {prefix + entry.name!r} is a link or a special file", _DAMAGED)
 
     def read(self, name: str) -> bytes:
         try:
-            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW)
-            with os.fdopen(descriptor, "rb") as stream:
-                return stream.read()
+            # without O_NONBLOCK a pipe of that name would be waited for
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise BundleError(f"{self.path}: {name!r} is no file", _DAMAGED)
+                with open(descriptor, "rb", closefd=False) as stream:
+                    data: bytes = stream.read()
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             raise BundleError(f"{self.path}: file {name!r} is missing", _DAMAGED) from None
         except OSError as error:
             raise BundleError(f"{self.path}: {name} cannot be read: {error.strerror}") from error
+        return data
 
 
 class _Zip:
@@ -345,19 +406,24 @@ class _Zip:
             return self.archive.read(info)
         except KeyError:
             raise BundleError(f"{self.path}: file {name!r} is missing", _DAMAGED) from None
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError, OSError, RuntimeError) as error:
             raise BundleError(f"{self.path}: {name} cannot be read: {error}", _DAMAGED) from error
 
 
 @contextlib.contextmanager
 def _store(path: Path) -> Iterator[_Folder | _Zip]:
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    if is_folder:
         yield _Folder(path)
-    elif path.is_file():
+    elif is_file:
         yield _Zip(path)
     else:
         older = path.parent / f".{path.name}.old"
-        hint = f"an interrupted export left the older one: mv {older} {path}" if older.exists() else "give the path of a bundle"
+        left = older.exists()
+        hint = f"an interrupted export left the older one: mv {older} {path}" if left else "give the path of a bundle"
         raise BundleError(f"{path} does not exist", hint)
 
 
@@ -372,39 +438,47 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     return sink.getvalue()
 
 
-def _write_file(path: Path, data: bytes) -> None:
-    with open(path, "xb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
 
 
 def _write_directory(path: Path, files: Mapping[str, bytes]) -> None:
-    path.mkdir()
     folders = {path}
     for name, data in files.items():
         place = path / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        folders.add(place.parent)
-        _write_file(place, data)
+        folders |= {folder for folder in place.parents if path in folder.parents}
+        descriptor = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            _write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
     for folder in folders:
         _sync(folder)
 
 
 def _put(new: Path, place: Path) -> None:
-    """Move a finished directory to its place; one that is there already is exchanged and then lies where the new one was."""
-    if not place.exists():
-        os.rename(new, place)
+    """Move what is finished to its place; what is there already is exchanged and then lies where the new one was."""
+    if not place.exists() or not (place.is_dir() or new.is_dir()):
+        os.replace(new, place)
     elif not _exchange(new, place):
         older = place.parent / f".{place.name}.old"
-        _remove(older)
-        os.rename(place, older)
-        os.rename(new, place)
+        try:
+            os.rename(place, older)
+            os.rename(new, place)
+        except BaseException:
+            if not place.exists():
+                with contextlib.suppress(OSError):
+                    os.rename(older, place)
+            raise
         _remove(older)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two directories atomically (Linux renameat2); False where the file system cannot."""
+    """Swap two places atomically (Linux renameat2); False where the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
@@ -421,24 +495,53 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that do not sync directories
+            raise
     finally:
         os.close(descriptor)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """While no other writer places or sweeps in this folder. The lock leaves nothing behind and ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """False where another process holds the lock, or where the file system has none (then nothing is protected)."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        return False
+    return True
+
+
 def _sweep(path: Path) -> None:
-    """Remove what exports of this bundle that were killed have left behind."""
-    for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.tmp"):
-        pid = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            _remove(leftover)
+    """Remove what writers of this bundle that are dead have left behind; put an older bundle back that they moved away."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not re.fullmatch(r"[0-9a-f]{16}", leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    _remove(leftover)
+            finally:
+                os.close(descriptor)
     older = path.parent / f".{path.name}.old"
     if older.exists():
         if path.exists():
@@ -446,18 +549,3 @@ def _sweep(path: Path) -> None:
         else:
             with contextlib.suppress(OSError):
                 os.rename(older, path)
-
-
-def _glob_escape(name: str) -> str:
-    """A file name as a pattern that matches only itself."""
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -33,6 +33,11 @@ _ERRORS: tuple[type[Exception], ...] = (
     ort_state.EPFail,
     ort_state.EngineError,
 )
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+}
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -82,6 +87,7 @@ class OnnxRunner:
         session.log_severity_level = 3
         session.intra_op_num_threads = options.threads or runtime.threads
         session.enable_cpu_mem_arena = runtime.arena
+        session.graph_optimization_level = _LEVELS[runtime.optimization]
         for key, value in runtime.config.items():
             session.add_session_config_entry(key, value)
         names = [provider.name for provider in providers]
