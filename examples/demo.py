@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import real_models
 from PIL import Image
 
 import edgesdk
+import real_models
 
 OUT = Path("build/demo")
 MODEL = Path("build/models/efficientnet-lite0.onnx")

@@ -59,9 +59,12 @@ def max_abs_error(got: Outputs, wanted: Outputs) -> float:
 
 
 def top1(logits: Array) -> Array:
-    """Index of the largest value over the last axis that has more than one entry; (samples, ...) to (samples,)."""
+    """Index of the largest value of each sample, its other axes taken as one; -1, which is no class, where it holds NaN."""
     rows = logits.reshape(len(logits), -1)
-    return np.asarray(rows.argmax(axis=1), dtype=np.int64)
+    best = np.asarray(rows.argmax(axis=1), dtype=np.int64)
+    if rows.dtype.kind == "f":
+        best[np.isnan(rows).any(axis=1)] = -1
+    return best
 
 
 def check_sample_count(samples: int, max_drop_points: float) -> None:
@@ -139,5 +142,5 @@ def _absolute(got: Array, wanted: Array) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    difference = np.abs(a - b)[~same]
+    difference = np.abs(a[~same] - b[~same])
     return float(difference.max()) if np.isfinite(difference).all() else math.inf

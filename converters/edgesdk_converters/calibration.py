@@ -175,13 +175,14 @@ def activation_ranges(model: Model, samples: Samples, budget_bytes: int = 400_00
 
 
 def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:
-    wanted = np.dtype(spec.dtype)
+    wanted = _numpy_type(spec)
     if rows.dtype != wanted:
         if rows.dtype.kind not in "iuf" or wanted.kind not in "iuf" or (rows.dtype.kind == "f") != (wanted.kind == "f"):
             raise ModelError(f"{origin}: array {spec.name!r} has dtype {rows.dtype}; the model wants {wanted}")
         if wanted.kind != "f" and not np.array_equal(rows, rows.astype(wanted)):
             raise ModelError(f"{origin}: values of {spec.name!r} ({rows.dtype}) do not fit into {wanted}")
-        rows = rows.astype(wanted)
+        with np.errstate(over="ignore"):  # what overflows is found below
+            rows = rows.astype(wanted)
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
         raise ModelError(f"{origin}: array {spec.name!r} holds NaN or infinity (first in sample {bad})")
@@ -199,6 +200,16 @@ def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:
     )
 
 
+def _numpy_type(spec: Input) -> np.dtype[Any]:
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError as error:
+        raise ModelError(
+            f"input {spec.name!r} has type {spec.dtype}, which numpy lacks; allowed: numbers and bool",
+            "cast inside the model, from a type that numpy has",
+        ) from error
+
+
 def _labels(labels: Array, signature: Signature, origin: str) -> Array:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ModelError(f"{origin}: labels must be one whole number a sample; got {labels.dtype} of shape {labels.shape}")
@@ -211,9 +222,9 @@ def _labels(labels: Array, signature: Signature, origin: str) -> Array:
 
 
 def _random(spec: Input, shape: Sequence[int], model: Model, rng: np.random.Generator) -> Array:
-    dtype = np.dtype(spec.dtype if spec.dtype != "bfloat16" else "float32")
+    dtype = _numpy_type(spec)
     pre = spec.preprocess
-    if pre is not None and dtype.kind == "f":
+    if pre is not None and (dtype.kind == "f" or pre.layout != "flat"):
         from .processing import to_tensor
 
         if pre.layout == "flat":
@@ -231,11 +242,12 @@ def _random(spec: Input, shape: Sequence[int], model: Model, rng: np.random.Gene
 
 
 def _index_limit(name: str, model: Model) -> int:
-    """How many rows the table has that an integer input indexes; 2 where it indexes none."""
+    """How many rows the smallest table has that an integer input indexes; 2 where it indexes none."""
     from . import graph as graphs
 
     types = graphs.value_types(model.proto.graph)
     names = {name}
+    rows: list[int] = []
     for node in model.proto.graph.node:
         if node.op_type in ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity") and node.input[0] in names:
             names.update(node.output)
@@ -243,7 +255,5 @@ def _index_limit(name: str, model: Model) -> int:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             table = types.get(node.input[0])
             if table is not None and table.shape is not None and isinstance(table.shape[axis], int):
-                return int(table.shape[axis])
-        elif node.op_type == "OneHot" and node.input[0] in names:
-            return 2
-    return 2
+                rows.append(int(table.shape[axis]))
+    return max(1, min(rows, default=2))

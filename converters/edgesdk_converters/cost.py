@@ -78,7 +78,7 @@ _KINDS = {
     "NonMaxSuppression": "detpost", "TopK": "detpost", "If": "control", "Loop": "control", "Scan": "control",
 }  # fmt: skip
 _FREE = {"reshape", "const", "control"}
-_WORKERS = {op for op, kind in _KINDS.items() if kind in ("conv", "deconv", "fc", "matmul", "rnn")}
+_WORKERS = {op for op, kind in _KINDS.items() if kind in ("conv", "deconv", "fc", "matmul", "mha", "rnn")}
 
 
 def layers(model: Model) -> tuple[Layer, ...]:
@@ -88,7 +88,11 @@ def layers(model: Model) -> tuple[Layer, ...]:
     """
     from . import graph as graphs
 
-    return tuple(_graph_layers(model.proto.graph, graphs.value_types(model.proto.graph), set()))
+    if model.proto.functions:
+        import onnx.inliner
+
+        model = model.changed(onnx.inliner.inline_local_functions(model.copy_proto()))
+    return tuple(_graph_layers(model.proto.graph, graphs.value_types(model.proto.graph), set(), set()))
 
 
 def total(records: Iterable[Layer]) -> Totals:
@@ -154,19 +158,23 @@ def _from_entry(entry: dict[str, Any], item_bytes: int) -> Layer:
     )
 
 
-def _graph_layers(graph: onnx.GraphProto, types: dict[str, ValueType], counted: set[str]) -> list[Layer]:
+def _graph_layers(graph: onnx.GraphProto, types: dict[str, ValueType], outer: set[str], counted: set[str]) -> list[Layer]:
+    """Layers of one graph; `outer` are constants it may take from outside, `counted` those that a layer has paid for."""
     from . import graph as graphs
 
-    constants = {tensor.name for tensor in graph.initializer}
+    constants = outer | {tensor.name for tensor in graph.initializer}
     records: list[Layer] = []
     for node in graph.node:
         branches = []
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                known = types | graphs.value_types(inner)
-                branches.append(_graph_layers(inner, known, counted))
+                paid = set(counted)
+                rows = _graph_layers(inner, types | graphs.value_types(inner), constants, paid)
+                branches.append((rows, paid))
         if branches:
-            records.extend(max(branches, key=lambda rows: sum(row.macs for row in rows)))
+            rows, paid = max(branches, key=lambda branch: sum(row.macs for row in branch[0]))
+            records.extend(rows)
+            counted |= paid
         if node.op_type == "Constant":
             constants.add(node.output[0])
             continue
@@ -272,8 +280,19 @@ def _work(
         letters: dict[str, int] = {}
         terms = attributes["equation"].s.decode().replace(" ", "").split("->")[0].split(",")
         for term, shape in zip(terms, in_shapes, strict=False):
-            letters.update(zip(term, shape, strict=False))
+            head, dots, tail = term.partition("...")
+            extra = len(shape) - len(head) - len(tail) if dots else 0  # axes that the ellipsis stands for, from the right
+            for letter, size in zip([*head, *(f"...{i}" for i in range(extra, 0, -1)), *tail], shape, strict=False):
+                letters[letter] = max(size, letters.get(letter, 1))
         return kind, math.prod(letters.values()) if len(terms) > 1 else 0, ()
+    if op == "Attention":
+        query, key, value = (static(name) for name in node.input[:3])
+        past = static(node.input[4])[2] if len(node.input) > 4 and node.input[4] else 0
+        if len(query) == 4:  # batch, heads, sequence, head size
+            return kind, math.prod(query[:3]) * (key[2] + past) * (query[3] + value[3]), ()
+        heads, kv_heads = attributes["q_num_heads"].i, attributes["kv_num_heads"].i
+        width = query[2] + heads * (value[2] // kv_heads)
+        return kind, math.prod(query[:2]) * (key[1] + past) * width, ()
     if op in ("LSTM", "GRU", "RNN"):
         steps_batch = math.prod(in_shapes[0][:2])
         weight, recurrent = static(node.input[1]), static(node.input[2])
@@ -289,23 +308,37 @@ _ACTIVATIONS = {
 
 
 def _peak(records: Sequence[Layer]) -> int:
+    """A reshape's output is its input's memory; what nothing reads (an output of the model) lives to the end."""
+    root: dict[str, str] = {}
     last_use: dict[str, int] = {}
     for index, layer in enumerate(records):
+        if layer.kind == "reshape" and layer.inputs:
+            root.update((name, root.get(layer.inputs[0], layer.inputs[0])) for name in layer.outputs)
         for name in layer.inputs:
-            last_use[name] = index
-    sizes: dict[str, int] = {}
-    peak = 0
+            last_use[root.get(name, name)] = index
+    for name in {name for layer in records for name in layer.outputs} - {name for layer in records for name in layer.inputs}:
+        last_use[root.get(name, name)] = len(records)
+    seen: set[str] = set()
     alive: dict[str, int] = {}
+    peak = 0
     for index, layer in enumerate(records):
-        share = layer.out_bytes // max(1, len(layer.outputs))
-        for name, shape in zip(layer.outputs, layer.out_shapes, strict=False):
-            sizes[name] = share if len(layer.outputs) > 1 else layer.out_bytes
-            alive[name] = sizes[name] if shape or share else 0
-        unseen = [name for name in layer.inputs if name not in sizes]
-        if unseen:  # graph inputs
-            for name in unseen:
-                sizes[name] = alive[name] = layer.in_bytes // len(layer.inputs)
+        for names, shapes, size in (
+            (layer.inputs, layer.in_shapes, layer.in_bytes),  # unseen ones are inputs of the model
+            (layer.outputs, layer.out_shapes, layer.out_bytes),
+        ):
+            for name, share in zip(names, _shares(names, shapes, size), strict=True):
+                if name not in seen and name not in root:
+                    alive[name] = share
+                seen.add(name)
         peak = max(peak, sum(alive.values()))
         for name in [n for n in alive if last_use.get(n, len(records)) <= index]:
             del alive[name]
     return peak
+
+
+def _shares(names: Sequence[str], shapes: Sequence[Shape], size: int) -> list[int]:
+    """`size` bytes divided among tensors by their numbers of elements."""
+    if len(names) != len(shapes):
+        return [size // max(1, len(names))] * len(names)
+    elements = [math.prod(shape) for shape in shapes]
+    return [size * count // max(1, sum(elements)) for count in elements]

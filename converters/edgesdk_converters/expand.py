@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from . import graph as graphs
-from .errors import MissingExtra, PassError
+from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .passes import Given
 
@@ -39,22 +39,43 @@ class Expand:
             for node in graph.node:
                 if node.op_type in wanted and node.domain in ("", "ai.onnx"):
                     function = self._definition(node, types, model.opset)
+                    schema = onnx.defs.get_schema(node.op_type, model.opset, "")
+                    defaults = {name: attribute.default_value for name, attribute in schema.attributes.items()}
                     function.domain, function.name = _DOMAIN, f"{node.op_type}_{count}"
                     function.ClearField("overload")
                     proto.functions.append(function)
                     node.domain, node.op_type = _DOMAIN, function.name
-                    kept = [attribute for attribute in node.attribute if attribute.name in function.attribute]
+                    kept = {attribute.name: attribute for attribute in node.attribute if attribute.name in function.attribute}
+                    for name in function.attribute:  # the definition asks for them, the node may leave defaults out
+                        if name not in kept and defaults[name].HasField("type"):
+                            kept[name] = defaults[name]
                     del node.attribute[:]
-                    node.attribute.extend(kept)
+                    node.attribute.extend(kept.values())
                     count += 1
         if not count:
             return model
         proto.opset_import.add(domain=_DOMAIN, version=1)
-        proto = onnx.inliner.inline_local_functions(proto)
+        try:
+            inlined = onnx.inliner.inline_local_functions(proto)
+            if _left(inlined):  # definitions written for another opset; converting them does not work with subgraphs
+                inlined = onnx.inliner.inline_local_functions(proto, True)
+        except RuntimeError as error:
+            raise PassError(self.name, f"ONNX's own inliner failed: {error}", "expand fewer operators") from error
+        if left := _left(inlined):
+            raise PassError(
+                self.name, f"ONNX's definition of {left[0]} does not fit opset {model.opset}", "export the model with opset 20"
+            )
+        proto = inlined
         kept_imports = [entry for entry in proto.opset_import if entry.domain != _DOMAIN]
         del proto.opset_import[:]
         proto.opset_import.extend(kept_imports)
-        return model.changed(proto, Step(self.name, {"operators": sorted(wanted)}, f"{count} nodes by ONNX's own definition"))
+        step = Step(self.name, {"operators": sorted(wanted)}, f"{count} nodes by ONNX's own definition")
+        try:
+            return model.changed(proto, step)
+        except ModelError as error:
+            raise PassError(
+                self.name, f"ONNX's definition gives a model that is not valid: {error.message}", "expand fewer operators"
+            ) from error
 
     def _definition(self, node: onnx.NodeProto, types: dict[str, graphs.ValueType], opset: int) -> onnx.FunctionProto:
         label = graphs.node_label(node)
@@ -73,4 +94,20 @@ class Expand:
             function.CopyFrom(schema.function_body)
         else:
             raise PassError(self.name, f"ONNX defines {node.op_type} by no function of other operators", node=label)
+        for entry in function.opset_import:
+            if entry.domain == "" and all(_unchanged(inner.op_type, entry.version, opset) for inner in function.node):
+                entry.version = opset  # written for an older opset, means the same in this one
         return function
+
+
+def _unchanged(operator: str, old: int, new: int) -> bool:
+    try:
+        old_schema, new_schema = (onnx.defs.get_schema(operator, version, "") for version in (old, new))
+    except onnx.defs.SchemaError:
+        return False
+    return bool(old_schema.since_version == new_schema.since_version)
+
+
+def _left(proto: onnx.ModelProto) -> list[str]:
+    """Operators whose definitions were not put in their place."""
+    return [node.op_type.rsplit("_", 1)[0] for node in graphs.nodes(proto) if node.domain == _DOMAIN]

@@ -84,6 +84,8 @@ def _convert(hint: Any, value: object, where: str, error: type[EdgeError], text:
         return value
     if origin is typing.Literal:
         allowed = typing.get_args(hint)
+        if text is not None and text in allowed:
+            return text
         if value not in allowed or isinstance(value, bool) != any(value is a for a in allowed if isinstance(a, bool)):
             raise error(f"{where}: got {value!r}, allowed: {', '.join(map(str, allowed))}")
         return value

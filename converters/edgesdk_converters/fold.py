@@ -7,14 +7,21 @@ import io
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .errors import MissingExtra, PassError
+from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .passes import Given
 
 try:
+    import onnx
     import onnxslim
 except ImportError as _error:
     raise MissingExtra("convert", "onnxslim") from _error
+
+
+_FAILURES = (
+    RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+    onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Fold:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 proto = onnxslim.slim(model.copy_proto(), size_threshold=self.size_limit_bytes)
-        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
+        except _FAILURES as error:
             raise PassError(
                 self.name, f"onnxslim failed: {type(error).__name__}: {error}", "leave it out of the recipe"
             ) from error
@@ -47,4 +54,10 @@ class Fold:
             if old != new:
                 raise PassError(self.name, f"the {kind}s changed from {old} to {new}")
         proto.ir_version = max(model.proto.ir_version, 4)
-        return model.changed(proto, Step(self.name, note=f"{before} nodes to {len(proto.graph.node)}"))
+        step = Step(self.name, note=f"{before} nodes to {len(proto.graph.node)}")
+        try:
+            return model.changed(proto, step)
+        except ModelError as error:
+            raise PassError(
+                self.name, f"onnxslim made a model that is not valid: {error.message}", "leave it out of the recipe"
+            ) from error

@@ -7,8 +7,10 @@ import importlib
 import io
 import logging
 import os
+import pickle
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,10 @@ except ImportError as _error:
     raise MissingExtra("torch", "torch") from _error
 
 OPSET = 20
+_UNREADABLE = (
+    RuntimeError, ValueError, LookupError, OSError, AssertionError, EOFError, AttributeError, TypeError, ImportError,
+    zipfile.BadZipFile, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 def from_module(
@@ -39,7 +45,12 @@ def from_module(
     Inputs are named after the parameters of `forward` unless `input_names` says otherwise. Raises ModelError with torch's
     reason when the module cannot be exported.
     """
-    return _export(module.eval(), tuple(example_inputs), name, input_names, processing, "torch module")
+    training = [part for part in module.modules() if part.training]
+    try:
+        return _export(module.eval(), tuple(example_inputs), name, input_names, processing, "torch module")
+    finally:
+        for part in training:
+            part.training = True
 
 
 def from_program(path: str | os.PathLike[str], *, processing: Processing | None = None) -> Model:
@@ -50,7 +61,7 @@ def from_program(path: str | os.PathLike[str], *, processing: Processing | None 
     try:
         with _quiet():
             program = torch.export.load(path)
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError, EOFError, AttributeError, TypeError) as error:
+    except _UNREADABLE as error:
         raise ModelError(
             f"{path} is no readable .pt2 program: {_first_line(error)}",
             f"save it again with torch.export.save under torch {torch.__version__}",
@@ -72,6 +83,8 @@ def from_callable(
     forward's parameters. `weights` is a .safetensors file for load_state_dict.
     """
     module_name, _, attribute = location.partition(":")
+    if not module_name or not attribute:
+        raise ModelError(f"{location!r} names no callable", "give package.module:callable")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -92,6 +105,9 @@ def from_callable(
     examples = examples if examples is not None else getattr(module, "example_inputs", None)
     names: Sequence[str] | None = None
     if shapes:
+        for input_name, shape in shapes.items():
+            if any(size < 1 for size in shape):
+                raise ModelError(f"--shape gives input {input_name!r} the shape {tuple(shape)}; allowed: sizes of 1 or more")
         examples = tuple(torch.zeros(tuple(shape)) for shape in shapes.values())
         names = tuple(shapes)
     if examples is None:
@@ -154,7 +170,11 @@ def _strip(proto: onnx.ModelProto) -> None:
 
     proto.ClearField("metadata_props")
     proto.doc_string = ""
-    for graph in graphs.graphs(proto.graph):
+    for function in proto.functions:
+        for part in (function, *function.node, *function.value_info):
+            part.ClearField("metadata_props")
+            part.doc_string = ""
+    for graph in graphs.all_graphs(proto):
         graph.ClearField("metadata_props")
         graph.doc_string = ""
         for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):

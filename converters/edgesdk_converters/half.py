@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from .calibration import activation_ranges
-from .errors import MissingExtra, PassError
+from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .passes import Given
 
@@ -52,7 +52,7 @@ class Half:
     headroom: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.headroom < 1:
+        if not 1 <= self.headroom < math.inf:
             raise PassError(self.name, f"headroom is {self.headroom}; allowed: 1 or more")
 
     def __call__(self, model: Model, given: Given) -> Model:
@@ -85,7 +85,10 @@ class Half:
         proto = ir.serde.serialize_model(graph_model)
         if not half:
             note = f"no node of {total} could go to fp16: {kept or 'no matrix work in the main graph'}"
-        return model.changed(proto, Step(self.name, {"headroom": self.headroom}, note))
+        try:
+            return model.changed(proto, Step(self.name, {"headroom": self.headroom}, note))
+        except ModelError as error:
+            raise PassError(self.name, f"the fp16 model is not valid: {error.message}", "use --precision fp32") from error
 
     def _reason(self, node: ir.Node, opset: int, ranges: dict[str, tuple[float, float]]) -> str | None:
         """Why a node stays in fp32: None = it need not, "" = it has no floats at all."""

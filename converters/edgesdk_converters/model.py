@@ -345,6 +345,9 @@ def _infer(proto: onnx.ModelProto) -> None:
                 skeleton, name.name, getattr(proto, name.name)
             )
     graph = proto.graph
+    for info in graph.input:
+        if not _has_rank(info):
+            raise ModelError(f"input {info.name!r} has no rank", f"give --shape {info.name}=...")
     for scope in graphs.all_graphs(proto):
         names = [tensor.name for tensor in scope.initializer]
         if len(set(names)) != len(names):
@@ -365,6 +368,11 @@ def _infer(proto: onnx.ModelProto) -> None:
             guess = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
             skeleton.graph.ClearField("output")
             skeleton.graph.output.extend(guess.graph.output)
+            for info in guess.graph.output:
+                if not _has_rank(info):
+                    raise ModelError(
+                        f"output {info.name!r} has no shape, and none can be inferred", "export the model with its output shapes"
+                    )
         onnx.checker.check_model(skeleton)
         inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except onnx.checker.ValidationError as error:
@@ -437,8 +445,6 @@ def _signature(proto: onnx.ModelProto) -> Signature:
             raise ModelError(f"{kind} {info.name!r} is {found}; only tensors can enter or leave a model")
         value = graphs.value_type(info)
         if value.shape is None:
-            if kind == "input":
-                raise ModelError(f"input {info.name!r} has no rank", f"give --shape {info.name}=...")
             return info.name, graphs.numpy_name(value.elem_type), ("?",)
         for axis, dim in enumerate(value.shape):
             if isinstance(dim, int) and dim < 1 and kind == "input":

@@ -26,7 +26,7 @@ def find(table: Mapping[str, str], group: str, name: str, error: type[EdgeError]
         found = getattr(importlib.import_module(module), attribute)
     except EdgeError:
         raise
-    except (ImportError, AttributeError, SyntaxError) as cause:
+    except (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError, OSError) as cause:
         raise error(f"{name!r} is announced as {location}, which does not import: {cause}", "repair or uninstall it") from cause
     if not isinstance(found, type):
         raise error(f"{name!r} is announced as {location}, which is no class")

@@ -23,11 +23,12 @@ def to_tensor(spec: Input, raw: Array) -> Array:
     """
     pre = spec.preprocess
     raw = np.asarray(raw)
+    got = raw.shape
     if pre is None or pre.layout == "flat":
         values = raw if pre is None else _normalise(raw.astype(np.float32), pre)
         if values.ndim == len(spec.shape) - 1:
             values = values[np.newaxis]
-        return values.astype(spec.dtype, copy=False)
+        return values if pre is None and values.dtype == spec.dtype else _cast(values, spec)
     gray = pre.color == "gray"
     rank = 2 if gray else 3
     if gray and raw.ndim in (3, 4) and raw.shape[-1] == 1:
@@ -36,7 +37,7 @@ def to_tensor(spec: Input, raw: Array) -> Array:
         raw = raw[np.newaxis]
     if raw.ndim != rank + 1 or (not gray and raw.shape[-1] != 3) or 0 in raw.shape:
         wanted = "height x width" if gray else "height x width x 3"
-        raise ModelError(f"input {spec.name!r}: raw image must be {wanted} or a batch of them, got shape {raw.shape}")
+        raise ModelError(f"input {spec.name!r}: raw image must be {wanted} or a batch of them, got shape {got}")
     if raw.dtype.kind not in "uif":
         raise ModelError(f"input {spec.name!r}: raw image must hold numbers, got dtype {raw.dtype}")
     images = raw.astype(np.float32)[..., np.newaxis] if gray else raw.astype(np.float32)
@@ -47,10 +48,7 @@ def to_tensor(spec: Input, raw: Array) -> Array:
     values = _normalise(images, pre)
     if pre.layout == "NCHW":
         values = values.transpose(0, 3, 1, 2)
-    if np.dtype(spec.dtype).kind in "ui":
-        limits = np.iinfo(spec.dtype)
-        values = np.clip(np.rint(values), limits.min, limits.max)
-    return np.ascontiguousarray(values, dtype=spec.dtype)
+    return np.ascontiguousarray(_cast(values, spec))
 
 
 def to_answer(spec: Output, values: Array) -> Array:
@@ -77,16 +75,25 @@ def resize(image: Array, rule: Resize, round_to_bytes: bool = False) -> Array:
         scale = max(height / rule.crop_fraction / image.shape[0], width / rule.crop_fraction / image.shape[1])
         size = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
-        scaled = _scale(image, size, rule)[top : top + height, left : left + width]
+        scaled = _scale(image, size, rule, round_to_bytes)[top : top + height, left : left + width]
     elif rule.fit == "letterbox":
         scale = min(height / image.shape[0], width / image.shape[1])
         size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
         scaled = np.full((height, width, image.shape[2]), rule.pad, dtype=image.dtype)
-        scaled[top : top + size[0], left : left + size[1]] = _scale(image, size, rule)
+        scaled[top : top + size[0], left : left + size[1]] = _scale(image, size, rule, round_to_bytes)
     else:
-        scaled = _scale(image, (height, width), rule)
-    return np.clip(np.floor(scaled + 0.5), 0, 255) if round_to_bytes else scaled
+        scaled = _scale(image, (height, width), rule, round_to_bytes)
+    return _to_bytes(scaled) if round_to_bytes else scaled
+
+
+def _cast(values: Array, spec: Input) -> Array:
+    """In the tensor's type; whole numbers are rounded to and stay inside their range."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind in "ui" and values.dtype.kind == "f":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype, copy=False)
 
 
 def _normalise(values: Array, pre: Preprocess) -> Array:
@@ -99,13 +106,19 @@ def _normalise(values: Array, pre: Preprocess) -> Array:
     return values
 
 
-def _scale(image: Array, size: tuple[int, int], rule: Resize) -> Array:
+def _scale(image: Array, size: tuple[int, int], rule: Resize, round_to_bytes: bool) -> Array:
     if image.shape[:2] == size:
         return image
     across = _weights(image.shape[1], size[1], rule.mode, rule.antialias)
     down = _weights(image.shape[0], size[0], rule.mode, rule.antialias)
-    resized: Array = np.einsum("yh,hwc,xw->yxc", down, image, across, optimize=["einsum_path", (1, 2), (0, 1)])
-    return resized.astype(image.dtype)
+    wide: Array = np.einsum("hwc,xw->hxc", image, across, optimize=True)
+    if round_to_bytes:  # Pillow keeps bytes between the two directions: what overshoots is cut there already
+        wide = _to_bytes(wide)
+    return np.asarray(np.einsum("yh,hxc->yxc", down, wide, optimize=True), dtype=image.dtype)
+
+
+def _to_bytes(values: Array) -> Array:
+    return np.asarray(np.clip(np.floor(values + 0.5), 0, 255), dtype=values.dtype)
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +128,7 @@ def _weights(source: int, target: int, mode: str, antialias: bool) -> Array:
     centres = (np.arange(target) + 0.5) * ratio
     if mode == "nearest":
         matrix = np.zeros((target, source), dtype=np.float32)
-        matrix[np.arange(target), np.minimum(centres.astype(int), source - 1)] = 1
+        matrix[np.arange(target), (2 * np.arange(target) + 1) * source // (2 * target)] = 1
         return matrix
     stretch = max(ratio, 1.0) if antialias else 1.0
     distance = np.abs((np.arange(source) + 0.5)[np.newaxis, :] - centres[:, np.newaxis]) / stretch

@@ -33,6 +33,12 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
 
 
+def _toml(value: object) -> str:
+    """A value as TOML writes it; JSON differs in non-ASCII text, the delete character and numbers that are not finite."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return {"Infinity": "inf", "-Infinity": "-inf", "NaN": "nan"}.get(text, text)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Passes in order. As TOML, each is a [[whole]] table: `pass = NAME` and its options."""
@@ -91,6 +97,6 @@ class Recipe:
         lines = []
         for table in self.to_plain()["whole"]:
             lines.append("[[whole]]")
-            lines.extend(f"{key} = {json.dumps(value)}" for key, value in table.items())
+            lines.extend(f"{key} = {_toml(value)}" for key, value in table.items())
             lines.append("")
         return "\n".join(lines)

@@ -30,6 +30,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, ValueError)  # the latter: an input is missing
+
+
 class Reference:
     """A model ready to be run as the yardstick for everything made from it."""
 
@@ -55,7 +58,7 @@ class Reference:
         """All outputs for one set of inputs."""
         try:
             outputs = self._session.run(None, dict(sample))
-        except ORT_ERRORS as error:
+        except _RUN_ERRORS as error:
             raise ModelError(
                 f"the model fails on these inputs: {ort_message(error)}",
                 "give real inputs with --data FILE.npz, and --shape where dimensions are dynamic",

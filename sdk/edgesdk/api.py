@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra
 from edgesdk_targets import engine_cache, golden, runner
 from edgesdk_targets import measure as measuring

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgesdk_converters.errors import EdgeError, ModelError, RecipeError
-from edgesdk_targets.target import device_profile
 from numpy.typing import NDArray
+
+from edgesdk_converters.errors import ModelError, RecipeError
+from edgesdk_targets.report import write_beside
+from edgesdk_targets.target import device_profile
 
 from . import project
 from .sources import parse_constants, parse_shapes
@@ -24,22 +26,14 @@ Array = NDArray[Any]
 def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, Any], Path | None]:
     """Model, keyword arguments of `prepare`, and where the bundle goes."""
     said = project.load(folder)
-    target = given["target"]
-    implied = target or (device_profile(given["device"]).target if given["device"] else None)
-    section = said.target.get(implied or "", project.TargetSection())
+    section = _section(said, given)
 
     def path(typed: Path | None, stated: str) -> Path | None:
         return typed if typed is not None else (folder / stated if stated else None)
 
-    settings = {name: _text(value) for name, value in section.set.items()} | parse_settings(given["settings"])
     io_file = given["io_file"]
-    arguments = {
-        "target": target,
-        "device": given["device"] or section.device or None,
-        "precision": given["precision"] or section.precision or "fp32",
+    arguments = _choices(said, section, given) | {
         "recipe": path(given["recipe"], section.recipe or said.recipe),
-        "settings": settings,
-        "shapes": dict(said.shapes) | parse_shapes(given["shapes"]),
         "constants": dict(said.constants) | parse_constants(given["constants"]),
         "weights": path(given["weights"], said.weights if model is None else ""),
         "processing": project.read_processing(io_file) if io_file is not None else said.io,
@@ -54,9 +48,28 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
     return model or _stated_model(said, folder), arguments, out
 
 
-def project_model(model: str | None, folder: Path) -> str:
-    """The model typed, or the one that edgesdk.toml names."""
-    return model or _stated_model(project.load(folder), folder)
+def estimate_arguments(model: str | None, given: Mapping[str, Any], folder: Path) -> tuple[str, dict[str, Any]]:
+    """Model and keyword arguments of `estimate`; what the project sets for passes plays no part in it."""
+    said = project.load(folder)
+    section = _section(said, given)
+    section = replace(section, set={name: value for name, value in section.set.items() if "." not in name})
+    return model or _stated_model(said, folder), _choices(said, section, given)
+
+
+def _section(said: project.Project, given: Mapping[str, Any]) -> project.TargetSection:
+    """What the project says of the target that was typed, or that the device typed implies."""
+    target = given["target"] or (device_profile(given["device"]).target if given["device"] else "")
+    return said.target.get(target, project.TargetSection())
+
+
+def _choices(said: project.Project, section: project.TargetSection, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "target": given["target"],
+        "device": given["device"] or section.device or None,
+        "precision": given["precision"] or section.precision or "fp32",
+        "settings": {name: _text(value) for name, value in section.set.items()} | parse_settings(given["settings"]),
+        "shapes": dict(said.shapes) | parse_shapes(given["shapes"]),
+    }
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
@@ -92,19 +105,13 @@ def load_arrays(path: Path) -> dict[str, Array]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an .npz beside its place, then rename."""
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise EdgeError(f"{path} cannot be written: {error.strerror}", "check free space and permissions") from error
+    """Write an .npz; an older file is replaced in one step. Raises BundleError where it cannot be written."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:  # numpy.savez takes names as keywords, and some are its own
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    write_beside(path, sink.getvalue())
 
 
 def _stated_model(said: project.Project, folder: Path) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+
 from edgesdk_converters.errors import EdgeError
 
 from . import __version__, text
 
 Progress = Callable[[str], None]
+_PATH = click.Path(path_type=Path, readable=False)  # whether it can be read is said by what reads it
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; all else goes to stderr.")
 _SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Make dynamic dimensions static.")
 _SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target, or of a pass.")
@@ -34,17 +36,17 @@ def cli() -> None:
 @click.argument("model", required=False)
 @click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the bundle goes (.edge directory or .zip).")
+@click.option("--out", type=_PATH, help="Where the bundle goes (.edge directory or .zip).")
 @click.option("--precision", help="fp32 (default) or fp16.")
-@click.option("--recipe", type=click.Path(path_type=Path), help="A TOML file of passes instead of the target's own.")
-@click.option("--data", type=click.Path(path_type=Path), help="Check samples: .npz with arrays named as inputs, and labels.")
-@click.option("--train", type=click.Path(path_type=Path), help="Calibration samples: .npz, as --data.")
+@click.option("--recipe", type=_PATH, help="A TOML file of passes instead of the target's own.")
+@click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")
+@click.option("--train", type=_PATH, help="Calibration samples: .npz, as --data.")
 @click.option("--max-drop", type=float, help="Contract: points of accuracy that may be lost.")
 @click.option("--max-relative-error", type=float, help="Contract: bound on the distance to the source's outputs.")
 @click.option("--task", type=click.Choice(["auto", "classify", "numeric"]), help="How --max-drop is judged without labels.")
 @click.option("--metric", help="package.module:callable(outputs, labels) -> float, instead of top-1.")
-@click.option("--io", "io_file", type=click.Path(path_type=Path), help="TOML with [inputs.NAME] and [outputs.NAME] processing.")
-@click.option("--weights", type=click.Path(path_type=Path), help=".safetensors for package.module:callable.")
+@click.option("--io", "io_file", type=_PATH, help="TOML with [inputs.NAME] and [outputs.NAME] processing.")
+@click.option("--weights", type=_PATH, help=".safetensors for package.module:callable.")
 @click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
 @_SHAPE
 @_SET
@@ -77,9 +79,9 @@ def export(model: str | None, **given: Any) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--inputs", type=click.Path(path_type=Path), required=True, help=".npz with one array for each input.")
-@click.option("--outputs", type=click.Path(path_type=Path), help="Write the outputs as .npz.")
+@click.argument("bundle", type=_PATH)
+@click.option("--inputs", type=_PATH, required=True, help=".npz with one array for each input.")
+@click.option("--outputs", type=_PATH, help="Write the outputs as .npz.")
 @click.option("--raw", is_flag=True, help="Inputs are raw (images: height x width x 3, uint8): apply the bundle's processing.")
 @_THREADS
 @_FALLBACK
@@ -109,11 +111,11 @@ def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: in
     lines = [f"ran on {session.facts}"]
     lines += [f"{name}: {a.dtype} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in got.items()]
     lines += [f"  {score:10.4g}  {label}" for label, score in best]
-    _show(data, "\n".join(lines), as_json)
+    _show(data, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=_PATH)
 @_JSON
 def verify(bundle: Path, as_json: bool) -> None:
     """Check every byte of a bundle, and its golden vectors in the runtime that is here."""
@@ -138,7 +140,7 @@ def inspect(source: str, shapes: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=_PATH)
 @_JSON
 def build(bundle: Path, as_json: bool) -> None:
     """Carry out the plan in a bundle on its device: a Jetson builds and caches its TensorRT engine."""
@@ -150,11 +152,11 @@ def build(bundle: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=_PATH)
 @click.option("--on", default="local", help="local: this machine.")
 @click.option("--runs", type=click.IntRange(min=1), help="Default: two seconds' worth, 20 to 1,000.")
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled samples: measure accuracy too, against the contract.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the report as JSON.")
+@click.option("--data", type=_PATH, help="Labelled samples: measure accuracy too, against the contract.")
+@click.option("--out", type=_PATH, help="Write the report as JSON.")
 @_THREADS
 @_FALLBACK
 @_JSON
@@ -184,34 +186,19 @@ def measure(
 @click.argument("model", required=False)
 @click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
-@click.option("--precision", default="fp32", show_default=True)
+@click.option("--precision", help="fp32 (default) or fp16.")
 @_SHAPE
 @_SET
 @_JSON
-def estimate(
-    model: str | None,
-    target: str | None,
-    device: str | None,
-    precision: str,
-    shapes: tuple[str, ...],
-    settings: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def estimate(model: str | None, as_json: bool, **given: Any) -> None:
     """Estimate what MODEL (or a layer list .json) will cost on a device, without running it."""
     from . import api
-    from .arguments import parse_settings, project_model
-    from .sources import parse_shapes
+    from .arguments import estimate_arguments
 
+    source, arguments = estimate_arguments(model, given, Path.cwd())
     with _progress() as progress:
         progress("estimating")
-        found = api.estimate(
-            project_model(model, Path.cwd()),
-            target=target,
-            device=device,
-            precision=precision,
-            shapes=parse_shapes(shapes),
-            settings=parse_settings(settings),
-        )
+        found = api.estimate(source, **arguments)
     _show(found.to_json(), text.report(found), as_json)
 
 
@@ -239,8 +226,8 @@ def devices(name: str | None, as_json: bool) -> None:
     if name is not None:
         facts = device_facts(name)
         told = [(fact, str(entry["value"]), entry["source"]) for fact, entry in facts["facts"].items()]
-        head = f"{facts['title']} ({facts['name']}, target {facts['target']})"
-        _show(facts, "\n".join([head, *text.table(("fact", "value", "source"), told)]), as_json)
+        head = text.wrap(f"{facts['title']} ({facts['name']}, target {facts['target']})")
+        _show(facts, "\n".join([*head, *text.table(("fact", "value", "source"), told)]), as_json)
         return
     rows = list_devices()
     shown = [(r["name"], r["target"], r["title"] + ("; estimate only" if r["estimate_only"] else "")) for r in rows]
@@ -257,7 +244,7 @@ def doctor(as_json: bool) -> None:
     found = examine()
     rows = [(c.name, c.state, c.purpose, c.found + (f" -> {c.remedy}" if c.remedy else "")) for c in found.checks]
     lines = text.table(("part", "state", "for", "found"), rows)
-    lines += [f"{name}: {value}" for name, value in found.board.items()]
+    lines += [line for name, value in found.board.items() for line in text.wrap(f"{name}: {value}")]
     _show(found.to_json(), "\n".join(lines), as_json)
 
 

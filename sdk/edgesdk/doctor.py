@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ EXTRAS = (
         "export torch modules and .pt2 programs",
     ),
 )
+
+
+_COMPANIONS = ("onnxruntime-extensions", "onnxruntime-genai", "onnxruntime-tools")
+"""Distributions that are named after onnxruntime, but bring modules of their own."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,12 @@ def _version(package: str) -> str:
 
 def onnxruntime_builds() -> list[str]:
     """Every installed distribution that provides the module `onnxruntime`, with its version."""
-    names = {
-        f"{dist.metadata['Name']} {dist.version}"
-        for dist in distributions()
-        if (dist.metadata["Name"] or "").lower().replace("_", "-").startswith("onnxruntime")
-        and not (dist.metadata["Name"] or "").lower().startswith("onnxruntime-extensions")
-        and not (dist.metadata["Name"] or "").lower().startswith("onnxruntime-genai")
-    }
-    return sorted(names)
+    found = set()
+    for installed in distributions():
+        name = (installed.metadata["Name"] or "").lower().replace("_", "-")
+        if name.startswith(("onnxruntime", "ort-nightly")) and not name.startswith(_COMPANIONS):
+            found.add(f"{name} {installed.version}")
+    return sorted(found)
 
 
 def _runtimes() -> list[Check]:
@@ -120,7 +123,8 @@ def _runtimes() -> list[Check]:
     code = "import onnxruntime as o, json; print(json.dumps([o.__version__, o.get_available_providers()]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        killed = f"importing it ends with {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
+        last = killed or (done.stderr.strip().splitlines() or [f"importing it ends with {done.returncode}"])[-1]
         checks.append(Check("onnxruntime", "problem", last, "runs bundles", "install a build for this CPU and Python"))
         return checks
     release, providers = json.loads(done.stdout.splitlines()[-1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgesdk_converters import accuracy, fields
 from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, runner
-from edgesdk_targets.bundle import Bundle, Manifest
+from edgesdk_targets.bundle import Bundle, Manifest, Optimization
 from edgesdk_targets.figure import Figure, counted, unavailable
 from edgesdk_targets.measure import machine_facts, peak_memory_bytes
 from edgesdk_targets.report import Report, Verdict
 from edgesdk_targets.target import Compiled, Segment, Target, make
-from numpy.typing import NDArray
 
 from . import __version__
 from .sources import open_model
@@ -190,10 +193,14 @@ class _Trial:
             self.notes.append(f"--train split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
         self.data_digest = check.digest() if check is not None else ""
         self.check = check
+        if check is not None and check.labels is None and contract.metric:
+            raise ModelError("--metric needs labels in --data", "add an array named labels")
         if check is not None and contract.max_drop_points is not None:
             accuracy.check_sample_count(len(check), contract.max_drop_points)
-            if check.labels is None and contract.metric:
-                raise ModelError("--metric needs labels in --data", "add an array named labels")
+            if contract.task == "numeric" and not contract.metric:
+                raise ModelError(
+                    "--max-drop bounds points of accuracy, of which --task numeric has none", "bound --max-relative-error instead"
+                )
             if check.labels is None and contract.task != "classify":
                 raise ModelError(
                     "--max-drop needs labels in --data, or --task classify to bound disagreement with the source",
@@ -299,8 +306,9 @@ class _Trial:
         A rewriting that moves fp32 outputs by more than EXACT is left off, and a note says so.
         """
         names = [output.name for output in manifest.signature.outputs]
-        tried = []
-        for level in ("all", "extended", "basic"):
+        levels: tuple[Optimization, ...] = ("all", "extended", "basic")
+        tried: list[tuple[float, Optimization]] = []
+        for level in levels:
             runtime = replace(manifest.runtime, optimization=level)
             candidate = replace(manifest, runtime=runtime)
             draft = bundles.draft(Path(manifest.name), candidate, compiled.files)
@@ -406,15 +414,33 @@ def _drop(contract: accuracy.Contract, source: Array, converted: Array, labels: 
 
 
 def load_metric(location: str) -> Callable[[Array, Array], float]:
-    """The callable of `package.module:callable`. Raises RecipeError where there is none."""
+    """The callable of `package.module:callable`; the working directory is searched too.
+
+    Raises RecipeError where there is none, and when it is called, where it fails or gives no finite number.
+    """
     module, _, name = location.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
-        found: Callable[[Array, Array], float] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise RecipeError(f"--metric {location!r}: {error}", "give package.module:callable(outputs, labels) -> float") from error
     if not callable(found):
-        raise RecipeError(f"--metric {location!r} is no callable")
-    return found
+        raise RecipeError(f"--metric {location!r} is no callable", "give package.module:callable(outputs, labels) -> float")
+
+    def metric(outputs: Array, labels: Array) -> float:
+        try:
+            value = float(found(outputs, labels))
+        except Exception as error:  # a user's code, which may raise anything
+            raise RecipeError(
+                f"--metric {location!r} must give a number; it raised {type(error).__name__}: {error}", "repair the metric"
+            ) from error
+        if not math.isfinite(value):
+            raise RecipeError(f"--metric {location!r} must give a finite number; it gave {value}", "repair the metric")
+        return value
+
+    metric.__name__ = name
+    return metric
 
 
 def _recipe(recipe: str | os.PathLike[str] | Recipe | None, backend: Target, precision: str) -> Recipe:
@@ -444,6 +470,7 @@ def _counted(manifest: Manifest, compiled: Compiled, source: Model) -> list[Figu
 
 def _estimates(backend: Target, manifest: Manifest, compiled: Compiled, notes: list[str]) -> list[Figure]:
     import onnx
+
     from edgesdk_converters.cost import layers, total
     from edgesdk_converters.model import Model
 

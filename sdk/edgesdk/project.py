@@ -41,7 +41,7 @@ class Project:
     max_relative_error: float | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constants: dict[str, float] = field(default_factory=dict)
-    io: Processing | None = None
+    io: Processing = field(default_factory=Processing)
     target: dict[str, TargetSection] = field(default_factory=dict)
 
 

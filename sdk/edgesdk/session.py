@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgesdk_converters import processing
 from edgesdk_converters.errors import DeviceError, EdgeError, ModelError
 from edgesdk_converters.signature import Input, Signature
 from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle, open_bundle
-from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

@@ -18,19 +18,20 @@ def report(found: Report) -> str:
     about = [found.model, found.device or found.target]
     if found.bundle:
         about.append(f"bundle {found.bundle[:12]}")
-    lines.append("  ".join(about))
-    lines.append("")
+    lines += [*textwrap.wrap("  ".join(about), WIDTH), ""]
     rows = [row for row in found.rows if row.layer is None]
-    lines += table(("figure", "value", "provenance", "how"), [(_name(r), value(r), r.provenance, _how(r)) for r in rows])
+    if rows:
+        shown = [(_name(row), value(row), row.provenance, _how(row)) for row in rows]
+        lines += [*table(("figure", "value", "provenance", "how"), shown), ""]
     layered = [row for row in found.rows if row.layer is not None and row.name == "latency_ms" and row.value]
     if layered:
-        lines += ["", "slowest layers"]
+        lines.append("slowest layers")
         layered.sort(key=lambda row: -(row.value or 0))
         lines += table(("layer", "latency_ms", "provenance"), [(r.layer or "", value(r), r.provenance) for r in layered[:8]])
-    lines.append("")
-    lines += textwrap.wrap(f"contract: {found.contract.status}. {found.contract.text}", WIDTH, subsequent_indent="  ")
+        lines.append("")
+    lines += wrap(f"contract: {found.contract.status}. {found.contract.text}")
     for note in found.notes:
-        lines += textwrap.wrap(f"note: {note}", WIDTH, subsequent_indent="  ")
+        lines += wrap(f"note: {note}")
     return "\n".join(lines)
 
 
@@ -40,40 +41,55 @@ def value(row: Figure) -> str:
         return "-"
     shown = amount(row.value, row.unit)
     if row.interval is not None:
-        low, high = amount(row.interval.low, row.unit, bare=True), amount(row.interval.high, row.unit, bare=True)
+        factor = _scale(row.value, row.unit)[0]
+        low, high = _digits(row.interval.low / factor), _digits(row.interval.high / factor)
         shown += f" [{low}, {high}] {row.interval.level:.0%}"
     if row.extrapolated:
         shown += " extrapolated"
     return shown
 
 
-def amount(number: float, unit: str, bare: bool = False) -> str:
-    """A number with three or four significant digits and its unit; bytes and MACs in millions."""
+def amount(number: float, unit: str) -> str:
+    """A number with three or four significant digits and its unit; bytes and MACs in thousands or millions."""
+    factor, name = _scale(number, unit)
+    return f"{_digits(number / factor if factor != 1 else number)} {name}".rstrip()
+
+
+def _scale(number: float, unit: str) -> tuple[float, str]:
+    """What a number is divided by to be shown, and the unit it then has."""
     if unit in ("bytes", "MAC"):
-        return f"{number / 1e6:,.4g}" + ("" if bare else " MB" if unit == "bytes" else " MMAC")
-    if isinstance(number, int) or (float(number).is_integer() and abs(number) >= 1000):
-        shown = f"{int(number):,}"
-    else:
-        shown = f"{number:.4g}"
-    return shown if bare or not unit else f"{shown} {unit}"
+        for factor, prefix in ((1e6, "M"), (1e3, "k")):
+            if abs(number) >= factor:
+                return factor, prefix + ("B" if unit == "bytes" else unit)
+    return 1, unit
+
+
+def _digits(number: float) -> str:
+    return f"{number:,.0f}" if isinstance(number, int) or abs(number) >= 1000 else f"{number:.4g}"
+
+
+def wrap(line: str) -> list[str]:
+    """A line as lines of at most WIDTH columns, those after the first indented."""
+    return textwrap.wrap(line, WIDTH, subsequent_indent="  ")
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns as wide as their content; the last one takes what is left of the line and wraps."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(heads), *cells]) for i in range(len(heads))]
+    """Columns as wide as their content; the last one takes what is left of the line; cells that are too long wrap."""
+    cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
+    natural = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     limit = max(26, (WIDTH - 24 - 2 * len(heads)) // max(1, len(heads) - 1))
-    widths = [min(width, limit) for width in widths[:-1]]
-    left = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    widths = [min(width, limit) for width in natural[:-1]]
+    room = WIDTH - 2 * len(widths)
+    while sum(widths) + min(24, natural[-1]) > room:
+        widths[widths.index(max(widths))] -= 1
+    widths.append(room - sum(widths))
     lines = []
-    for row in [list(heads), *cells]:
-        columns = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row[:-1], widths, strict=True)]
-        columns.append(textwrap.wrap(row[-1], left) or [""])
+    for row in cells:
+        columns = [textwrap.wrap(cell, width) or [""] for cell, width in zip(row, widths, strict=True)]
         for line in range(max(map(len, columns))):
             parts = [column[line] if line < len(column) else "" for column in columns]
-            padded = [part.ljust(width) for part, width in zip(parts[:-1], widths, strict=True)]
-            lines.append("  ".join([*padded, parts[-1]]).rstrip())
-    lines.insert(1, "-" * min(WIDTH, max(map(len, lines))))
+            lines.append("  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
     return lines
 
 
@@ -84,7 +100,7 @@ def inspected(found: dict[str, Any]) -> str:
         head.append(f"opset {found['opset']}, IR {found['ir_version']}, {amount(found['bytes'], 'bytes')}")
     else:
         head.append(f"{found['target']} / {found['device']}, {found['precision']}, {amount(found['bytes'], 'bytes')}")
-    lines = [*head, ""]
+    lines = [line for part in head for line in textwrap.wrap(part, WIDTH)] + [""]
     signature = found["signature"]
     rows = []
     for kind in ("inputs", "outputs"):
@@ -108,11 +124,11 @@ def inspected(found: dict[str, Any]) -> str:
         lines += ["", *textwrap.wrap(f"costs: {costs['unavailable']} ({costs['hint']})", WIDTH)]
     if "operators" in found:
         told = ", ".join(f"{name} {count}" for name, count in found["operators"].items())
-        lines += ["", *textwrap.wrap(f"operators: {told}", WIDTH, subsequent_indent="  ")]
+        lines += ["", *wrap(f"operators: {told}")]
     if "runtime" in found:
         runtime = found["runtime"]
         least = f" >= {runtime['minimum']}" if runtime["minimum"] else ""
-        lines += ["", f"runs on {runtime['name']}{least}: {', '.join(runtime['providers'])}"]
+        lines += ["", *textwrap.wrap(f"runs on {runtime['name']}{least}: {', '.join(runtime['providers'])}", WIDTH)]
         for step in found["history"]:
             lines += textwrap.wrap(
                 f"{step['name']}: {step.get('note', '')}", WIDTH, initial_indent="  ", subsequent_indent="    "

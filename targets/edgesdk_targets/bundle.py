@@ -40,6 +40,8 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _DAMAGED = "copy the bundle again, or export it anew"
 
+Optimization = Literal["all", "extended", "basic"]
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -64,7 +66,7 @@ class Runtime:
     providers: tuple[Provider, ...] = ()
     threads: int = 0
     arena: bool = True
-    optimization: Literal["all", "extended", "basic"] = "all"
+    optimization: Optimization = "all"
     config: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,8 +74,9 @@ class Runtime:
 class Golden:
     """A few inputs with the artefact's outputs and the source's: files by tensor name, one case a row.
 
-    `tolerance` bounds the relative error of a later run against the artefact's outputs; `source_error` is the relative
-    error of the artefact against the source when it was made. `runtime` says what computed the artefact's outputs.
+    `tolerance` bounds the relative error of a later run against the artefact's outputs; `source_error` is the relative error
+    of the artefact against the source when it was made, None where it was not finite. `runtime` says what computed the
+    artefact's outputs.
     """
 
     cases: int
@@ -81,7 +84,7 @@ class Golden:
     outputs: dict[str, str]
     source_outputs: dict[str, str]
     tolerance: float
-    source_error: float
+    source_error: float | None
     runtime: str
     inputs_origin: str
 
@@ -154,7 +157,7 @@ class Bundle:
         place = report_path(self.path)
         try:
             return Report.from_json(json.loads(place.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{place} cannot be read: {error}", "export again") from error
 
     def read(self, name: str) -> bytes:
@@ -211,7 +214,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     """
     path = Path(os.path.abspath(path))
     _check_names(files)
-    check_place(path)
+    _check_folder(path)
     sealed = manifest.sealed(files)
     _check_references(sealed)
     everything = {MANIFEST: sealed.to_bytes(), **files}
@@ -220,6 +223,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     held = None
     try:
         with _alone(path.parent):
+            check_place(path)
             _sweep(path)
             free = shutil.disk_usage(path.parent).free
             if free < size + 65536:
@@ -253,18 +257,26 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
 
 def check_place(path: Path) -> None:
     """Raise BundleError where `path` cannot become a bundle: something else is there, or its directory is not."""
+    _check_folder(path)
     try:
-        folder_there, is_link, is_there = path.parent.is_dir(), path.is_symlink(), path.exists()
+        is_link, is_there = path.is_symlink(), path.exists()
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error.strerror}", "give another --out") from error
-    if not folder_there:
-        raise BundleError(f"the directory {path.parent} does not exist", "create it, or give another --out")
     if is_link:
         raise BundleError(f"{path} is a link; a bundle is not written through links", "give another --out")
     if is_there and not _looks_like_bundle(path):
         raise BundleError(f"{path} exists and is not an edgesdk bundle; it is left alone", "give another --out")
+
+
+def _check_folder(path: Path) -> None:
+    try:
+        is_there = path.parent.is_dir()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror}", "give another --out") from error
+    if not is_there:
+        raise BundleError(f"the directory {path.parent} does not exist", "create it, or give another --out")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise BundleError(f"the directory {path.parent} cannot be written", "give another --out")
+        raise BundleError(f"{path} cannot be written: no permission to write in {path.parent}", "give another --out")
 
 
 def _looks_like_bundle(path: Path) -> bool:

@@ -47,7 +47,7 @@ class DeviceProfile:
         if fact is None:
             return None
         value = float(fact.value) if kind is float and type(fact.value) is int else fact.value
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise DeviceError(f"device {self.name}: fact {name} is {value!r}, expected {kind.__name__}")
         return value
 
@@ -63,10 +63,9 @@ def profile(name: str) -> DeviceProfile:
     """The profile of that name. Raises DeviceError for an unknown one, listing the known."""
     if name == THIS_MACHINE:
         return this_machine()
-    path = _FOLDER / f"{name}.toml"
-    if "/" in name or "\\" in name or not path.is_file():
+    if name not in names():
         raise DeviceError(f"unknown device {name!r}; known: {', '.join(names())}", "see: edgesdk devices")
-    return _read(path)
+    return _known(_FOLDER / f"{name}.toml")
 
 
 def names() -> tuple[str, ...]:
@@ -85,6 +84,10 @@ def read(path: str | os.PathLike[str]) -> DeviceProfile:
 
 
 @functools.cache
+def _known(path: Path) -> DeviceProfile:
+    return _read(path)
+
+
 def _read(path: Path) -> DeviceProfile:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -12,8 +12,9 @@ Provenance = Literal["measured", "emulated", "simulated", "tool-reported", "esti
 UNITS = {
     "latency_ms": "ms", "first_run_ms": "ms", "load_ms": "ms", "build_ms": "ms", "export_s": "s",
     "throughput_per_s": "1/s", "peak_memory_bytes": "bytes", "artifact_bytes": "bytes", "bundle_bytes": "bytes",
-    "macs": "MAC", "params": "", "weight_bytes": "bytes", "energy_mj": "mJ",
-    "accuracy": "", "accuracy_drop": "points", "max_abs_error": "", "relative_error": "", "provider_nodes": "",
+    "export_peak_memory_bytes": "bytes", "source_bytes": "bytes", "link_bytes": "bytes", "link_ms": "ms",
+    "macs": "MAC", "params": "", "weight_bytes": "bytes", "energy_mj": "mJ", "fmax_mhz": "MHz", "accuracy": "",
+    "source_accuracy": "", "accuracy_drop": "points", "max_abs_error": "", "relative_error": "", "provider_nodes": "",
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ class Figure:
     """
 
     name: str
-    value: float | int | None
+    value: int | float | None
     provenance: Provenance
     where: str
     method: str
@@ -68,6 +69,10 @@ class Figure:
             raise ValueError(f"figure {self.name}: {self.provenance}, but its value is {self.value}")
         if self.provenance == "estimated" and self.interval is None and not self.extrapolated:
             raise ValueError(f"figure {self.name}: an estimate needs an interval or the mark extrapolated")
+        if self.interval is not None and not self.interval.low <= self.value <= self.interval.high:
+            raise ValueError(f"figure {self.name}: {self.value} lies outside its own {self.interval}")
+        if not all(map(math.isfinite, self.percentiles.values())):
+            raise ValueError(f"figure {self.name}: a percentile of {dict(self.percentiles)} is no number")
         if self.provenance == "measured" and (self.n is None or self.n < 1):
             raise ValueError(f"figure {self.name}: a measurement needs n, the number of runs")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgesdk_converters.accuracy import max_abs_error, relative_error
 from edgesdk_converters.errors import BundleError
-from numpy.typing import NDArray
 
 from .bundle import Bundle, Golden
 from .runner import Runner
@@ -44,7 +46,13 @@ def make(
     runtime: str,
     origin: str,
 ) -> tuple[Golden, dict[str, bytes]]:
-    """The manifest entry and the payload files for matching lists of cases."""
+    """The manifest entry and the payload files for matching lists of cases.
+
+    Cases whose shapes differ from the first one's (dynamic inputs, outputs as long as what was detected) are left out.
+    """
+    every = list(zip(inputs, outputs, source_outputs, strict=True))
+    kept = [case for case in every if [_shapes(group) for group in case] == [_shapes(group) for group in every[0]]]
+    inputs, outputs, source_outputs = zip(*kept, strict=True)
     files: dict[str, bytes] = {}
     tables: dict[str, dict[str, str]] = {}
     for group, cases in (("inputs", inputs), ("outputs", outputs), ("source_outputs", source_outputs)):
@@ -56,7 +64,7 @@ def make(
     error = max(relative_error(a, b) for a, b in zip(outputs, source_outputs, strict=True))
     golden = Golden(
         len(inputs), tables["inputs"], tables["outputs"], tables["source_outputs"], TOLERANCE.get(precision, 1e-2),
-        float(f"{error:.3g}"), runtime, origin,
+        float(f"{error:.3g}") if math.isfinite(error) else None, runtime, origin,
     )  # fmt: skip
     return golden, files
 
@@ -94,7 +102,13 @@ def compare(bundle: Bundle, runner: Runner) -> Comparison | None:
     )
 
 
+def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(array) for name, array in arrays.items()}
+
+
 def _to_npy(array: Array) -> bytes:
+    if array.dtype == object:  # how ONNX Runtime gives text
+        array = array.astype(np.str_)
     sink = io.BytesIO()
     np.lib.format.write_array(sink, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return sink.getvalue()

@@ -75,6 +75,11 @@ class Jetson(Target):
             notes.append(
                 "DLA through ONNX Runtime is weakly typed; every node is fp16 already, so there is nothing left to lower"
             )
+        slow = jetson_support.data_dependent(segment.model)
+        if slow:
+            notes.append(
+                f"{', '.join(slow)}: their output's length depends on the data, which TensorRT 10 is known to run slowly"
+            )
         least = max(
             minimum_release(segment.model, self.name), release.onnxruntime_min, jetson_support.strongly_typed_onnxruntime(),
             key=version_key,
@@ -90,7 +95,7 @@ class Jetson(Target):
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         return (
             *latency(layers, self._roofline(precision), self.device),
-            peak_memory(layers, self.device),
+            peak_memory(layers, self.device, unlike="TensorRT's engines and CUDA's libraries were not measured"),
         )
 
     def _release(self) -> jetson_support.JetPack:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgesdk_converters.errors import TargetError, Unsupported
 
+from .jetson_rules import Look, reasons
+from .onnxruntime_support import version_key
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -18,6 +21,7 @@ else:
 
 if TYPE_CHECKING:
     import onnx
+
     from edgesdk_converters.graph import ValueType
     from edgesdk_converters.model import Model
 
@@ -113,6 +117,14 @@ def problems(model: Model, release: JetPack) -> list[Problem]:
     return found
 
 
+def data_dependent(model: Model) -> tuple[str, ...]:
+    """Operators of the model whose output's length is known only when they run."""
+    from edgesdk_converters import graph as graphs
+
+    listed = _tables()["limits"]["data_dependent_shapes"]["value"]
+    return tuple(sorted({node.op_type for node in graphs.nodes(model.proto)} & set(listed)))
+
+
 def dla_problems(model: Model) -> list[Problem]:
     """What of an fp16 model a DLA cannot run: operators, and fp32 that weak typing would turn into fp16."""
     from edgesdk_converters import graph as graphs
@@ -135,22 +147,31 @@ def dla_problems(model: Model) -> list[Problem]:
     return found
 
 
-def _scopes(model: Model) -> Iterator[tuple[onnx.GraphProto, dict[str, ValueType], set[str]]]:
-    """Each graph with the types and constants that are visible in it."""
+def _scopes(
+    model: Model,
+) -> Iterator[tuple[onnx.GraphProto, dict[str, ValueType], dict[str, onnx.TensorProto | None]]]:
+    """Each graph with the types and stored constants that are visible in it or in its subgraphs' results."""
     from edgesdk_converters import graph as graphs
 
     types: dict[str, ValueType] = {}
-    constants: set[str] = set()
-    for graph in graphs.graphs(model.proto.graph):
-        types = types | graphs.value_types(graph)
-        constants = constants | {t.name for t in graph.initializer}
-        constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
-        yield graph, types, constants
+    constants: dict[str, onnx.TensorProto | None] = {}
+    everything = list(graphs.graphs(model.proto.graph))
+    for graph in everything:
+        types |= graphs.value_types(graph)
+        constants |= {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                constants[node.output[0]] = next((a.t for a in node.attribute if a.name == "value"), None)
+    for graph in everything:
+        yield graph, types | graphs.value_types(graph), constants
 
 
-def _node_problems(node: onnx.NodeProto, types: Mapping[str, ValueType], constants: set[str], release: JetPack) -> Iterator[str]:
-    from edgesdk_converters import graph as graphs
-
+def _node_problems(
+    node: onnx.NodeProto,
+    types: Mapping[str, ValueType],
+    constants: Mapping[str, onnx.TensorProto | None],
+    release: JetPack,
+) -> Iterator[str]:
     if node.domain not in ("", "ai.onnx"):
         yield f"TensorRT has no operators of domain {node.domain}"
         return
@@ -158,75 +179,48 @@ def _node_problems(node: onnx.NodeProto, types: Mapping[str, ValueType], constan
     if dtypes is None:
         yield f"TensorRT {release.tensorrt} has no such operator"
         return
-    for name in (*node.input[:1], *node.output):
-        kind = types.get(name)
-        if kind is None or node.op_type in _MIXED:
-            continue
-        dtype = graphs.numpy_name(kind.elem_type)
-        if dtype not in dtypes:
-            yield f"value {name!r} is {dtype}; TensorRT {release.tensorrt} takes {', '.join(sorted(dtypes))}"
-            break
-    for name in (*node.input, *node.output):
-        kind = types.get(name)
-        if kind is not None and kind.shape is not None and len(kind.shape) > _tables()["limits"]["rank_max"]["value"]:
-            yield f"value {name!r} has {len(kind.shape)} axes; TensorRT ends at 8"
-            break
-    yield from _attribute_problems(node, types, constants)
-
-
-_MIXED = {"Shape", "Size", "Gather", "Where", "QuantizeLinear", "DequantizeLinear", "NonZero", "TopK", "ArgMax", "ArgMin",
-          "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsNaN", "IsInf", "Loop", "Scan", "If", "OneHot",
-          "NonMaxSuppression", "EyeLike", "ConstantOfShape", "Constant", "RandomNormal", "RandomUniform"}  # fmt: skip
-"""Operators whose output has another type than their first input, so that the table's dtypes cannot be held against both."""
-
-
-def _attribute_problems(node: onnx.NodeProto, types: Mapping[str, ValueType], constants: set[str]) -> Iterator[str]:
-    attributes = {a.name: a for a in node.attribute}
     limits = _tables()["limits"]
-    op = node.op_type
+    look = Look(node, types, constants, version_key(release.tensorrt), dtypes, limits)
+    yield from _type_problems(look, release)
+    for name in (*node.input, *node.output):
+        shape = look.shape(name)
+        if shape is not None and len(shape) > limits["rank_max"]["value"]:
+            yield f"value {name!r} has {len(shape)} axes; TensorRT ends at {limits['rank_max']['value']}"
+            break
+    yield from reasons(look)
 
-    def text(name: str, default: str) -> str:
-        return attributes[name].s.decode() if name in attributes else default
 
-    if op in ("MaxPool", "AveragePool", "LpPool"):
-        if any(value != 1 for value in (attributes["dilations"].ints if "dilations" in attributes else ())):
-            yield "dilated pooling"
-        if "kernel_shape" in attributes and len(attributes["kernel_shape"].ints) not in (2, 3):
-            yield f"{len(attributes['kernel_shape'].ints)}-dimensional pooling; TensorRT has 2D and 3D"
-        if op == "MaxPool" and len(node.output) > 1 and node.output[1]:
-            yield "the Indices output"
-    elif op == "Resize":
-        mode = text("mode", "nearest")
-        coordinates = text("coordinate_transformation_mode", "half_pixel")
-        if mode not in limits["resize_modes"]["value"]:
-            yield f"mode {mode}; TensorRT has {', '.join(limits['resize_modes']['value'])}"
-        if coordinates not in limits["resize_coordinate_modes"]["value"]:
-            yield f"coordinate mode {coordinates}"
-        if "antialias" in attributes and attributes["antialias"].i:
-            yield "antialiasing"
-    elif op == "Pad":
-        mode = text("mode", "constant")
-        if mode not in limits["pad_modes"]["value"]:
-            yield f"mode {mode}"
-    elif op == "TopK":
-        if "sorted" in attributes and not attributes["sorted"].i:
-            yield "sorted = 0"
-    elif op == "LRN":
-        if attributes["size"].i % 2 == 0 or attributes["size"].i > 15:
-            yield f"size {attributes['size'].i}; TensorRT takes odd sizes up to 15"
-    elif op in ("LSTM", "GRU", "RNN"):
-        if "layout" in attributes and attributes["layout"].i:
-            yield "layout 1; TensorRT takes layout 0"
-        if "input_forget" in attributes and attributes["input_forget"].i:
-            yield "input_forget"
-    elif op in ("Scatter", "ScatterND", "ScatterElements"):
-        if text("reduction", "none") != "none":
-            yield f"reduction {text('reduction', 'none')}"
-    elif op == "LayerNormalization" and any(node.output[1:]):
-        yield "more than the first output"
-    takes_axes = op == "CumSum" or op.startswith("Reduce") or op in ("Squeeze", "Unsqueeze")
-    if takes_axes and len(node.input) > 1 and node.input[1] and node.input[1] not in constants:
-        yield "axes that are computed, not constant"
+def _type_problems(look: Look, release: JetPack) -> Iterator[str]:
+    """At most one: a type that TensorRT lacks or changes, or that it lacks for this operator."""
+    node = look.node
+    for name in (*node.input, *node.output):
+        dtype = look.dtype(name)
+        if dtype == "float64":
+            yield f"value {name!r} is float64; TensorRT clamps it to float32, which changes the result"
+            return
+        if dtype and dtype not in _TYPES:
+            yield f"value {name!r} is {dtype}; TensorRT has no such type"
+            return
+        if dtype == "uint8" and node.op_type not in ("Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"):
+            yield f"value {name!r} is uint8; TensorRT takes it only where it enters or leaves the model, and at Cast"
+            return
+    if node.op_type in _OWN_TYPES:
+        return
+    for name in (*node.input[:1], *(() if node.op_type in _OTHER_OUTPUT else node.output)):
+        dtype = look.dtype(name)
+        if dtype and dtype not in look.dtypes:
+            yield f"value {name!r} is {dtype}; TensorRT {release.tensorrt} takes {', '.join(sorted(look.dtypes))}"
+            return
+
+
+_TYPES = {"float32", "float16", "bfloat16", "int32", "int64", "int8", "int4", "uint8", "bool"}
+"""Types of values that TensorRT on Orin has, uint8 only at the edges (limits.uint8, limits.orin_precisions)."""
+_OTHER_OUTPUT = {"Shape", "Size", "NonZero", "TopK", "ArgMax", "ArgMin", "Equal", "Less", "Greater", "LessOrEqual",
+                 "GreaterOrEqual", "IsNaN", "IsInf", "NonMaxSuppression", "MaxPool", "Dropout"}  # fmt: skip
+"""Operators whose output has another type than their first input: the table's dtypes are held against the input alone."""
+_OWN_TYPES = {"Loop", "Scan", "If", "Where", "OneHot", "EyeLike", "ConstantOfShape", "Constant", "RandomNormal", "RandomUniform",
+              "QuantizeLinear", "DequantizeLinear"}  # fmt: skip
+"""Operators whose types their rules check, or whose first input is none of the table's."""
 
 
 def refuse(target: str, found: Sequence[Problem], hint: str) -> None:

@@ -1,6 +1,6 @@
 """Measure a bundle on this machine, in a fresh process, so that its load time and memory are its own.
 
-Run as a module it is that process: it loads the bundle, times it and prints one JSON object.
+`main` is that process: it loads the bundle, times it and prints one JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgesdk_converters.errors import DeviceError, EdgeError
 
 from . import device, golden, runner
@@ -181,12 +182,15 @@ def machine_facts() -> dict[str, Any]:
 
 
 def _in_fresh_process(path: Path, runs: int | None, threads: int, allow_fallback: bool) -> Timing:
-    command = [sys.executable, "-m", "edgesdk_targets.measure", str(path), "--threads", str(threads)]
+    # -I: nothing in the working directory may pass for a module; the packages in use here are passed on instead
+    start = f"import sys; sys.path[:] = {sys.path!r}; from edgesdk_targets.measure import main; sys.exit(main())"
+    command = [sys.executable, "-I", "-c", start, str(path), "--threads", str(threads)]
     command += ["--runs", str(runs)] if runs is not None else []
     command += ["--allow-fallback"] if allow_fallback else []
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        data: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        data: Mapping[str, Any] = json.loads(lines[-1])
     except (ValueError, IndexError) as error:
         last = " ".join(done.stderr.strip().splitlines()[-3:])
         raise DeviceError(
@@ -195,12 +199,6 @@ def _in_fresh_process(path: Path, runs: int | None, threads: int, allow_fallback
     if "error" in data:
         raise DeviceError(str(data["error"]), str(data.get("hint", "")))
     return Timing(**{**data, "runs_ms": tuple(data["runs_ms"])})
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with the packages that are in use here first on the path."""
-    own = [str(Path(entry).resolve()) for entry in sys.path if entry]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(own)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,7 +216,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(json.dumps({name: getattr(timing, name) for name in timing.__dataclass_fields__}))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

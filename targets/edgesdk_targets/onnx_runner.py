@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from edgesdk_converters.errors import DeviceError, EdgeError, MissingExtra
 from numpy.typing import NDArray
+
+from edgesdk_converters.errors import DeviceError, EdgeError, MissingExtra
 
 from . import engine_cache
 from .bundle import Bundle, Provider
@@ -38,6 +43,7 @@ _LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
 }
+_BOUND_ERRORS = (*_ERRORS, RuntimeError)  # a kernel that fails under an IOBinding is a RuntimeError
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
@@ -52,7 +58,8 @@ class OnnxRunner:
                 "update onnxruntime, or export the model with a lower opset",
             )
         providers, fallback = self._choose(runtime.providers, options)
-        self._session = self._open(bundle, providers, options)
+        self._reopen = functools.partial(self._open, bundle, providers, options)
+        self._session = self._reopen()
         self._names = [output.name for output in self._session.get_outputs()]
         active = tuple(self._session.get_providers())
         asked = [provider.name for provider in providers]
@@ -62,7 +69,7 @@ class OnnxRunner:
                 f"onnxruntime did not start {missing} although it lists it", "run edgesdk doctor; see its log above"
             )
         shown = tuple(name for name in active if name in asked)
-        self.facts = RunnerFacts("onnxruntime", ort.__version__, shown, fallback, self._count_nodes())
+        self.facts = RunnerFacts("onnxruntime", ort.__version__, shown, fallback, self._assigned_nodes())
 
     @staticmethod
     def _choose(wanted: Sequence[Provider], options: RunOptions) -> tuple[tuple[Provider, ...], bool]:
@@ -81,7 +88,8 @@ class OnnxRunner:
         return (Provider(CPU),), True
 
     @staticmethod
-    def _open(bundle: Bundle, providers: Sequence[Provider], options: RunOptions) -> Any:
+    def _open(bundle: Bundle, providers: Sequence[Provider], options: RunOptions, profile: str = "") -> Any:
+        """A session; with `profile` (the beginning of a path) one that writes how long each node took."""
         runtime = bundle.manifest.runtime
         session = ort.SessionOptions()
         session.log_severity_level = 3
@@ -93,8 +101,9 @@ class OnnxRunner:
         names = [provider.name for provider in providers]
         if CPU not in names:
             session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        if names != [CPU]:
-            session.add_session_config_entry(_ASSIGNMENT, "1")
+        session.add_session_config_entry(_ASSIGNMENT, "1")
+        if profile:
+            session.enable_profiling, session.profile_file_prefix = True, profile
         settings = []
         for provider in providers:
             own = dict(provider.options)
@@ -111,14 +120,29 @@ class OnnxRunner:
         except (ValueError, RuntimeError) as error:
             raise DeviceError(f"onnxruntime {ort.__version__} refuses the providers {names}: {_text(error)}") from error
 
-    def _count_nodes(self) -> dict[str, int]:
+    def count_nodes(self, feed: Mapping[str, Array]) -> Mapping[str, int]:
+        """Nodes that each provider runs: what the session recorded, or (before ONNX Runtime 1.24) seen in a profiled run.
+
+        The profile shows the graph after ONNX Runtime's own fusions, and what TensorRT took as one node for each engine.
+        """
+        if self.facts.nodes:
+            return self.facts.nodes
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._reopen(profile=str(Path(folder, "profile")))
+            session.run(self._names, feed)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        seen = {
+            (event["args"]["provider"], event["name"].removesuffix("_kernel_time"))
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event.get("args", {}).get("provider")
+        }
+        return dict(Counter(provider for provider, _ in seen))
+
+    def _assigned_nodes(self) -> dict[str, int]:
         describe = getattr(self._session, "get_provider_graph_assignment_info", None)
-        if describe is None:
+        if describe is None:  # before ONNX Runtime 1.24
             return {}
-        try:
-            parts = describe()
-        except _ERRORS:  # the session was not asked to record it
-            return {}
+        parts = describe()
         counts: Counter[str] = Counter()
         for part in parts:
             counts[part.ep_name] += len(part.get_nodes())
@@ -140,7 +164,7 @@ class OnnxRunner:
                 array = out[name]
                 binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             self._session.run_with_iobinding(binding)
-        except _ERRORS as error:
+        except _BOUND_ERRORS as error:
             raise EdgeError(f"the model failed on these inputs: {_text(error)}") from error
 
     def close(self) -> None:

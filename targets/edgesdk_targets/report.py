@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """Figures, totals first, with what they are about. `machine` is where the measured ones were measured."""
+    """Figures with what they are about; totals come first. `machine` is where the measured ones were measured."""
 
     model: str
     target: str
@@ -42,10 +43,13 @@ class Report:
     candidates: tuple[Any, ...] = ()
     format: str = FORMAT
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(sorted(self.rows, key=lambda figure: figure.layer is not None)))
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready data after `report.schema.json`; every field of every row is there."""
         rows = []
-        for row in sorted(self.rows, key=lambda figure: figure.layer is not None):
+        for row in self.rows:
             data = {name: getattr(row, name) for name in row.__dataclass_fields__}
             data["interval"] = None if row.interval is None else fields.plain(row.interval)
             data["percentiles"] = dict(row.percentiles)
@@ -66,7 +70,10 @@ class Report:
     @classmethod
     def from_json(cls, data: object) -> Report:
         """Raises BundleError for anything that is no report of this format."""
-        report = fields.read(cls, data, "report", BundleError)
+        try:
+            report = fields.read(cls, data, "report", BundleError)
+        except ValueError as error:  # a figure that its constructor refuses
+            raise BundleError(f"report: {error}", "it was not written by edgesdk") from error
         if report.format != FORMAT:
             raise BundleError(f"report has format {report.format!r}; this edgesdk reads {FORMAT!r}")
         return report
@@ -89,15 +96,15 @@ def schema() -> dict[str, Any]:
 
 def write_beside(path: Path, data: bytes) -> None:
     """Write a file beside its place, then rename. Raises BundleError when the disk or the directory refuses."""
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as stream:
+        with open(temporary, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise BundleError(f"{path} cannot be written: {error.strerror}", "check free space and permissions") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from numpy.typing import NDArray
+
 from edgesdk_converters import plugins
 from edgesdk_converters.errors import DeviceError
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -62,7 +63,11 @@ class Runner(Protocol):
         ...
 
     def run_into(self, feed: Mapping[str, Array], out: Mapping[str, Array]) -> None:
-        """As `run`, writing outputs into arrays of the right type and shape."""
+        """As `run`, writing outputs into writable contiguous arrays of the right type and shape."""
+        ...
+
+    def count_nodes(self, feed: Mapping[str, Array]) -> Mapping[str, int]:
+        """How many nodes each provider runs, empty where it cannot be told; may load the model once more to find out."""
         ...
 
     def close(self) -> None: ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgesdk_converters import fields
-from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
+from edgesdk_converters.errors import DeviceError, EdgeError, RecipeError, TargetError
 
 from . import device as device_room
 from . import find, known
@@ -96,7 +96,7 @@ def device_profile(name: str) -> DeviceProfile:
     for target in known():
         try:
             found = find(target).devices()
-        except TargetError:
+        except EdgeError:
             continue  # a broken plugin is an error only when it is asked for
         for profile in found:
             if profile.name == name:

@@ -283,6 +283,9 @@ def test_scalars_and_strings_load(build: Any) -> None:
 def test_outputs_without_a_shape_get_the_inferred_one(build: Any) -> None:
     proto = build([helper.make_node("Relu", ["x"], ["y"])], [("x", [2, 3])], [("y", None)])
     assert Model.from_proto(proto, "m").signature.outputs[0].shape == (2, 3)
+    proto = build([helper.make_node("Secret", ["x"], ["y"], domain="mine")], [("x", [2, 3])], [("y", None)], domains=["mine"])
+    with pytest.raises(ModelError, match="output 'y' has no shape, and none can be inferred"):
+        Model.from_proto(proto, "m")
 
 
 # --- static shapes and constants ---------------------------------------------------------------------
@@ -315,7 +318,9 @@ def test_a_named_dimension_is_replaced_wherever_inputs_share_it(shared: onnx.Mod
         ({"a": [4, 2], "b": [5, 1]}, r"dimension 'n' two sizes: 4 and 5"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(shared: onnx.ModelProto, shapes: dict[str, list[int]], said: str, tmp_path: Path) -> None:
+def test_shapes_that_do_not_fit_are_refused(
+    shared: onnx.ModelProto, shapes: dict[str, list[int]], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=said):
         Model.load(write(tmp_path / "m.onnx", shared), shapes=shapes)
     with pytest.raises(ModelError, match=said):
@@ -334,7 +339,7 @@ def test_an_input_without_rank_or_with_a_size_of_zero_takes_its_shape_from_the_c
         if shape is None:
             proto.graph.input[0].type.tensor_type.ClearField("shape")
         path = write(tmp_path / "m.onnx", proto)
-        with pytest.raises(ModelError, match="give --shape|has no rank|required but missing|size"):
+        with pytest.raises(ModelError, match=r"has no rank|has size"):
             Model.load(path)
         assert Model.load(path, shapes={"x": [4, 3]}).signature.outputs[0].shape == (4, 3)
 
@@ -387,7 +392,8 @@ def test_a_constant_that_its_type_cannot_hold_is_refused(build: Any, elem_type: 
 
 
 @pytest.mark.parametrize(
-    ("elem_type", "value"), [(TensorProto.BOOL, 1), (TensorProto.BFLOAT16, 0.5), (TensorProto.FLOAT16, 0.1), (TensorProto.UINT64, 7)]
+    ("elem_type", "value"),
+    [(TensorProto.BOOL, 1), (TensorProto.BFLOAT16, 0.5), (TensorProto.FLOAT16, 0.1), (TensorProto.UINT64, 7)],
 )
 def test_constants_take_the_type_of_their_input(build: Any, elem_type: int, value: float) -> None:
     proto = build([helper.make_node("Identity", ["k"], ["y"])], [("k", [2], elem_type)], [("y", [2], elem_type)])
@@ -437,7 +443,7 @@ def test_saving_where_one_cannot_write_is_an_edge_error_and_leaves_nothing(conv_
                                    '{"inputs": [{"name": "q", "preprocess": {}}]}', '{"inputs": 3}', '{"inputs": [3], "outputs": null}'])  # fmt: skip
 def test_broken_metadata_is_a_model_error_or_ignored_but_never_a_crash(relu: onnx.ModelProto, value: str) -> None:
     relu.metadata_props.add(key=METADATA_KEY, value=value)
-    with pytest.raises(ModelError, match="metadata|processing"):
+    with pytest.raises(ModelError, match=r"metadata|processing"):
         Model.from_proto(relu, "m")
 
 
@@ -469,7 +475,7 @@ def test_no_pass_changes_the_model_it_is_given(conv_net: onnx.ModelProto, given:
     proto.CopyFrom(conv_net)
     model = Model.from_proto(proto, "net", processing=PROCESSING)
     before, history, signature = model.to_bytes(), model.history, json.dumps(model.signature.to_json())
-    for step in (Fold(), Half(), Expand(("Relu", "BatchNormalization")) if False else Expand(("Gelu",))):
+    for step in (Fold(), Half(), Expand(("Relu",))):
         step(model, given(model))
         assert model.to_bytes() == before, step.name
     model.with_shapes({"x": [1, 3, 16, 16]})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,8 +44,8 @@ class Result:
         return match
 
 
-def run_here(arguments: Sequence[str], folder: Path) -> Result:
-    """The command line in this process, as if started in `folder`; what it imports from there is forgotten again."""
+def run_here(arguments: str | Sequence[str], folder: Path) -> Result:
+    """The command line in this process, as if typed in `folder`; what it imports from there is forgotten again."""
     from edgesdk import cli
 
     out, err = io.StringIO(), io.StringIO()
@@ -51,7 +53,7 @@ def run_here(arguments: Sequence[str], folder: Path) -> Result:
     code = 0
     try:
         os.chdir(folder)
-        sys.argv = ["edgesdk", *arguments]
+        sys.argv = ["edgesdk", *_words(arguments)]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 cli.main()
@@ -67,15 +69,32 @@ def run_here(arguments: Sequence[str], folder: Path) -> Result:
 
 
 def run_apart(
-    arguments: Sequence[str], folder: Path, *, environment: dict[str, str] | None = None, user: int | None = None, umask: int = -1
+    arguments: str | Sequence[str],
+    folder: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    obeying: bool = False,
+    umask: int = -1,
 ) -> Result:
-    """The command line in a process of its own, as another user where asked for."""
-    identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    """The command line in a process of its own; `obeying` file permissions, which root's processes otherwise do not."""
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, capture_output=True, check=False, umask=umask,
-        env=os.environ | (environment or {}), timeout=120, **identity,
+        [*COMMAND, *_words(arguments)], cwd=folder, capture_output=True, check=False, umask=umask, timeout=120,
+        env=os.environ | (environment or {}), preexec_fn=_obey_permissions if obeying and os.geteuid() == 0 else None,
     )  # fmt: skip
     return Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def _words(arguments: str | Sequence[str]) -> Sequence[str]:
+    return shlex.split(arguments) if isinstance(arguments, str) else arguments
+
+
+def _obey_permissions() -> None:
+    """Give up root's privilege to read and write whatever the file modes say (capabilities(7))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
+    for capability in (dac_override, dac_read_search):
+        if libc.prctl(drop_from_bounding_set, capability, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "a test cannot give up its privileges")
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -87,7 +106,7 @@ def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
             continue
         mode = place.lstat().st_mode
         if place.is_symlink():
-            found[name] = (mode, os.fsencode(os.readlink(place)))
+            found[name] = (mode, os.fsencode(place.readlink()))
         else:
             found[name] = (mode, place.read_bytes() if place.is_file() else b"")
     return found
@@ -163,20 +182,6 @@ def folder(template: Path, tmp_path: Path) -> Path:
     place = tmp_path / "work"
     shutil.copytree(template, place, symlinks=True)
     return place
-
-
-@pytest.fixture
-def open_folder(template: Path) -> Iterator[Path]:
-    """As `folder`, where every user may read and write."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="edgesdk-open-") as name:
-        place = Path(name, "work")
-        shutil.copytree(template, place, symlinks=True)
-        Path(name).chmod(0o755)
-        for each in (place, *place.rglob("*")):
-            each.chmod(0o777 if each.is_dir() else 0o666)
-        yield place
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgesdk_converters.model import Model, Step
 from edgesdk_converters.signature import Input, Output, Signature
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden
 from edgesdk_targets.bundle import Bundle, Manifest, Provider, Runtime
-from onnx import TensorProto, helper, numpy_helper
 
 Graph = Callable[..., Model]
 
@@ -50,13 +51,14 @@ def convnet(opset: int = 17, ir: int = 8, name: str = "convnet") -> Model:
         "w": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
         "b": rng.standard_normal(4).astype(np.float32),
         "fc": rng.standard_normal((4, 5)).astype(np.float32),
+        "fb": rng.standard_normal(5).astype(np.float32),
     }
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], name="conv", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"], name="relu"),
         helper.make_node("GlobalAveragePool", ["r"], ["p"], name="mean"),
         helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-        helper.make_node("Gemm", ["f", "fc"], ["y"], name="fc"),
+        helper.make_node("Gemm", ["f", "fc", "fb"], ["y"], name="fc"),
     ]
     return build(
         nodes, {"x": (TensorProto.FLOAT, [1, 3, 8, 8])}, {"y": (TensorProto.FLOAT, [1, 5])}, weights, opset=opset, ir=ir, name=name
