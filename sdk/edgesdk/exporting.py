@@ -253,6 +253,7 @@ class _Trial:
 
         try:
             got, error = self._error(loaded, names)
+            _refuse_infinite(error, self.origin)
             rows = [
                 Figure("relative_error", error, "measured", here, f"artefact against source, {loaded.facts}", n=len(got)),
                 Figure(
@@ -353,6 +354,7 @@ class _Trial:
             worst = max(worst, accuracy.relative_error(got, wanted))
             before.append(wanted[first])
             after.append(got[first])
+        _refuse_infinite(worst, check.origin)
         source, converted = np.stack(before), np.stack(after)
         drop = _drop(self.contract, source, converted, check.labels)
         rows = [
@@ -400,6 +402,15 @@ class _Trial:
         if drop.drop_points > promised:
             raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
         return Verdict("passed", text), keep | {"max_drop_points": promised}, rows
+
+
+def _refuse_infinite(error: float, origin: str) -> None:
+    """A promise in points does not cover answers that overflow, or that are not 0 where every answer of the source is."""
+    if not math.isfinite(error):
+        raise ContractBroken(
+            f"the compiled artefact is infinitely far, relative, from its source on {origin}: it overflows, or gives something "
+            "where the source gives only zeros; no such error is allowed", _parity_hint("half"),
+        )  # fmt: skip
 
 
 def _drop(contract: accuracy.Contract, source: Array, converted: Array, labels: Array | None) -> accuracy.Drop | None:

@@ -102,7 +102,7 @@ def peak_memory(layers: Sequence[Layer], device: DeviceProfile, *, unlike: str =
     """peak_memory_bytes while the model is loaded and run once: runtime, weights (read, parsed, packed), activations.
 
     The factors are fitted to the highest resident sizes of ten fp32 networks of 5 to 575 MB in ONNX Runtime 1.32 on x86-64,
-    with and without its arena, which lie at 0.89 to 1.22 of the value; the interval holds all of them with room for other
+    with and without its arena, which lie at 0.89 to 1.21 of the value; the interval holds all of them with room for other
     kernels. `unlike` says what about the device is unlike that, and marks the figure extrapolated.
     """
     from edgesdk_converters.cost import total

@@ -43,7 +43,7 @@ _LEVELS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
 }
-_BOUND_ERRORS = (*_ERRORS, RuntimeError)  # a kernel that fails under an IOBinding is a RuntimeError
+_BOUND_ERRORS: tuple[type[Exception], ...] = (*_ERRORS, RuntimeError)  # a kernel that fails under an IOBinding is a RuntimeError
 _ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 

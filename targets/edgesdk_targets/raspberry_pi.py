@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgesdk_converters.errors import DoesNotFit
+from edgesdk_converters.errors import DoesNotFit, TargetError
 
 from .bundle import Provider, Runtime
 from .device import DeviceProfile
@@ -35,6 +35,15 @@ class RaspberryPi(Target):
     memory_gb: float = 0.0
 
     def check(self, segment: Segment) -> None:
+        cores = self.device.need("cores", int)
+        if not 0 <= self.threads <= cores:
+            raise TargetError(f"threads is {self.threads}; {self.device.name} has {cores} cores", "give 0 for all of them")
+        sold = [
+            size / 2**30 for size in self.device.get("memory_bytes_variants", list) or [self.device.need("memory_bytes", int)]
+        ]
+        if self.memory_gb and self.memory_gb not in sold:
+            shown = ", ".join(f"{size:g}" for size in sold)
+            raise TargetError(f"memory_gb is {self.memory_gb:g}; {self.device.name} is sold with {shown}", "give one of these")
         minimum_release(segment.model, self.name)
         model = segment.model
         if model.signature.is_static:

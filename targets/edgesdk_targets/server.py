@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from edgesdk_converters.errors import TargetError
+
 from . import estimate
 from .bundle import Provider, Runtime
 from .figure import Figure, unavailable
@@ -28,6 +30,8 @@ class Server(Target):
     threads: int = 0
 
     def check(self, segment: Segment) -> None:
+        if self.threads < 0:
+            raise TargetError(f"threads is {self.threads}; allowed: 0 (all usable cores) or more")
         minimum_release(segment.model, self.name)
 
     def compile(self, segment: Segment) -> Compiled:

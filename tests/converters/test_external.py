@@ -196,7 +196,8 @@ def _everywhere(build: Any) -> onnx.ModelProto:
         [helper.make_opsetid("", 17)],
     )  # fmt: skip
     proto: onnx.ModelProto = build(
-        [chosen, helper.make_node("Sum", ["x", "z", "w", "s"], ["m"]), helper.make_node("Add3", ["m", "flag"], ["y"], domain="local")],
+        [chosen, helper.make_node("Sum", ["x", "z", "w", "s"], ["m"]),
+         helper.make_node("Add3", ["m", "flag"], ["y"], domain="local")],
         [("x", [3, 4])], [("y", [3, 4])], functions=[function], domains=["local"],
     )  # fmt: skip
     proto.graph.initializer.extend([flag, place("w")])

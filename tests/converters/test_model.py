@@ -440,7 +440,8 @@ def test_saving_where_one_cannot_write_is_an_edge_error_and_leaves_nothing(conv_
 
 
 @pytest.mark.parametrize("value", ["no json", "[]", '{"inputs": [{"name": "x", "preprocess": {"size": 3}}]}',
-                                   '{"inputs": [{"name": "q", "preprocess": {}}]}', '{"inputs": 3}', '{"inputs": [3], "outputs": null}'])  # fmt: skip
+                                   '{"inputs": [{"name": "q", "preprocess": {}}]}',
+                                   '{"inputs": 3}', '{"inputs": [3], "outputs": null}'])  # fmt: skip
 def test_broken_metadata_is_a_model_error_or_ignored_but_never_a_crash(relu: onnx.ModelProto, value: str) -> None:
     relu.metadata_props.add(key=METADATA_KEY, value=value)
     with pytest.raises(ModelError, match=r"metadata|processing"):

@@ -15,13 +15,13 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from tests.sdk.conftest import COMMAND, dense, run_apart, run_here, tree
 
 from edgesdk.cli import cli
 from edgesdk_converters.errors import BundleError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import report
 from edgesdk_targets.bundle import open_bundle
+from tests.sdk.conftest import COMMAND, dense, run_apart, run_here, tree
 
 VERBS = {
     "export": "export m.onnx --target jetson --out new.edge",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import tomllib
-from tests.sdk.conftest import run_apart, run_here
 
 from edgesdk import doctor
 from edgesdk_targets import engine_cache
+from tests.sdk.conftest import run_apart, run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 

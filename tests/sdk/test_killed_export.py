@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from tests.sdk.conftest import dense, run_here
 
 # Imports everything, opens no session (so that it has no threads), then forks one real command line after another.

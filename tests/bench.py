@@ -1,0 +1,198 @@
+"""`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
+
+python -m tests.bench [imports] [overhead] [models] [fold]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+import edgesdk
+from edgesdk.text import table
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "build" / "models"
+sys.path.insert(0, str(ROOT / "examples"))
+
+
+def imports() -> None:
+    """Time of `import edgesdk` over numpy alone, median of 15 fresh interpreters each, in turn."""
+    code = "import time; import numpy; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
+    statements = {
+        "nothing": "pass",
+        "import edgesdk": "import edgesdk",
+        "edgesdk.load (no runtime yet)": "import edgesdk; edgesdk.load",
+        "import onnxruntime": "import onnxruntime",
+    }
+    times: dict[str, list[float]] = {name: [] for name in statements}
+    for _ in range(15):
+        for name, statement in statements.items():
+            done = subprocess.run([sys.executable, "-c", code.format(statement)], capture_output=True, text=True, check=True)
+            times[name].append(float(done.stdout))
+    show(("after numpy", "median ms"), [(name, f"{np.median(t):.2f}") for name, t in times.items()])
+
+
+def overhead() -> None:
+    """Session.run beside a bare InferenceSession.run of the same file and options, interleaved."""
+    rows = []
+    for name, path, count in (
+        ("Fashion-MNIST CNN", ROOT / "examples/fashion/fashion_cnn.onnx", 6000),
+        ("EfficientNet-Lite0", MODELS / "efficientnet-lite0.onnx", 150),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = edgesdk.export(path, device="this-machine", settings={"threads": "1"}, out=Path(folder) / "b.edge")
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = 1
+            bare = ort.InferenceSession(bundle.read("model.onnx"), options, providers=["CPUExecutionProvider"])
+            with edgesdk.load(bundle.path) as session:
+                spec = session.signature.inputs[0]
+                feed = {spec.name: np.random.default_rng(0).standard_normal(spec.shape).astype(spec.dtype)}
+                names = [output.name for output in session.signature.outputs]
+                ours, theirs = interleave(partial(session.run, feed), partial(bare.run, names, feed), count)
+        added = (np.median(ours) - np.median(theirs)) * 1e6
+        allowed = max(5.0, 0.02 * np.median(theirs) * 1e6)
+        rows.append(
+            (name, f"{np.median(theirs) * 1e6:,.1f}", f"{np.median(ours) * 1e6:,.1f}", f"{added:+.1f}",
+             f"{(np.percentile(ours, 10) - np.percentile(theirs, 10)) * 1e6:+.1f}", f"{allowed:.1f}", str(count))
+        )  # fmt: skip
+    show(("model", "bare p50 us", "session p50 us", "added at p50", "added at p10", "allowed", "runs"), rows)
+
+
+def interleave(a: Callable[[], object], b: Callable[[], object], count: int) -> tuple[list[float], list[float]]:
+    """Times of both in seconds, taken in turn, the first of each pair alternating."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(max(5, count // 20)):
+        a(), b()
+    for index in range(count):
+        for which in (0, 1) if index % 2 else (1, 0):
+            begin = time.perf_counter()
+            (a, b)[which]()
+            times[which].append(time.perf_counter() - begin)
+    return times
+
+
+def models() -> None:
+    """Every real model at hand, both targets, both precisions: an export in a process of its own."""
+    rows = []
+    for path in sorted((*MODELS.glob("*.onnx"), *(ROOT / "examples/fashion").glob("*.onnx"))):
+        for device in ("raspberry-pi-5", "jetson-agx-orin"):
+            for precision in ("fp32", "fp16"):
+                done = subprocess.run(
+                    [sys.executable, "-m", "tests.bench", "--one", str(path), device, precision],
+                    capture_output=True, text=True, check=False, cwd=ROOT,
+                )  # fmt: skip
+                if done.returncode != 0:
+                    rows.append(
+                        (path.stem, device, precision, "-", "-", "-", (done.stderr.strip().splitlines() or ["?"])[-1][:60])
+                    )
+                    continue
+                found = json.loads(done.stdout.splitlines()[-1])
+                rows.append(
+                    (path.stem, device, precision, f"{found['seconds']:.1f}", f"{found['peak_mb']:,.0f}",
+                     f"{found['size_mb']:,.2f}", f"{found['error']:.1e}")
+                )  # fmt: skip
+                print(*rows[-1], flush=True, file=sys.stderr)
+    show(("model", "device", "precision", "seconds", "peak MB over imports", "model MB", "relative error"), rows)
+
+
+def one(path: str, device: str, precision: str) -> None:
+    """One export of `models`: seconds and peak memory over the imports."""
+    import edgesdk_converters.fold
+    import edgesdk_converters.half
+    import edgesdk_converters.reference  # noqa: F401
+    import real_models
+    from edgesdk.exporting import prepare
+    from edgesdk_targets.measure import peak_memory_bytes
+    from tests.sdk.test_real_models import CONSTANTS, SHAPES, data_of
+
+    name = Path(path).stem
+    data = data_of(real_models, name) if name in real_models.MODELS else None
+    before = peak_memory_bytes()
+    begin = time.perf_counter()
+    prepared = prepare(
+        path, device=device, precision=precision, shapes=SHAPES.get(name), constants=CONSTANTS.get(name), data=data
+    )
+    seconds = time.perf_counter() - begin
+    errors = [row.value for row in prepared.report.rows if row.name == "relative_error" and row.value is not None]
+    result = {
+        "seconds": seconds,
+        "peak_mb": (peak_memory_bytes() - before) / 1e6,
+        "size_mb": len(prepared.files["model.onnx"]) / 1e6,
+        "error": max(errors),
+    }
+    print(json.dumps(result))
+
+
+def fold() -> None:
+    """Libraries that fold graphs: node count and worst relative error on three inputs, in ONNX Runtime without optimisation."""
+    import onnx
+    import onnxscript.optimizer
+
+    from edgesdk_converters.accuracy import relative_error
+    from edgesdk_converters.calibration import synthetic
+    from edgesdk_converters.errors import EdgeError
+    from edgesdk_converters.fold import Fold
+    from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Given
+    from edgesdk_converters.reference import Reference
+
+    def by_runtime(model: Model) -> onnx.ModelProto:
+        with tempfile.TemporaryDirectory() as folder:
+            options = ort.SessionOptions()
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.optimized_model_filepath = str(Path(folder) / "m.onnx")
+            options.log_severity_level = 3
+            ort.InferenceSession(model.to_bytes(), options, providers=["CPUExecutionProvider"])
+            return onnx.load(options.optimized_model_filepath)
+
+    ways: dict[str, Callable[[Model, Given], onnx.ModelProto]] = {
+        "onnxslim": lambda model, given: Fold()(model, given).proto,
+        "onnxscript": lambda model, given: onnxscript.optimizer.optimize(model.copy_proto()),
+        "onnxruntime basic": lambda model, given: by_runtime(model),
+    }
+    rows = []
+    for name in ("efficientnet-lite0", "squeezenet", "shufflenet", "inception_v1", "inception_v2", "densenet121", "resnet50"):
+        source = Model.load(MODELS / f"{name}.onnx")
+        samples = synthetic(source, 3)
+        reference = Reference(source)
+        cells = [name, str(len(source.proto.graph.node))]
+        for way in ways.values():
+            try:
+                proto = way(source, Given(source, samples))
+                made = Reference(Model.from_proto(proto, name))
+                worst = max(relative_error(made.run(sample), reference.run(sample)) for sample in samples)
+                cells.append(f"{len(proto.graph.node)} / {worst:.0e}")
+            except (EdgeError, RuntimeError, ValueError) as error:
+                cells.append(f"failed: {type(error).__name__}")
+        rows.append(tuple(cells))
+    show(("model", "nodes", *(f"{name}: nodes / error" for name in ways)), rows)
+
+
+def show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    print("\n".join(table(heads, rows)), end="\n\n", flush=True)
+
+
+SECTIONS = {"imports": imports, "overhead": overhead, "fold": fold, "models": models}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        one(*sys.argv[2:5])
+        return
+    for name in sys.argv[1:] or SECTIONS:
+        print(f"# {name}: {SECTIONS[name].__doc__}")
+        SECTIONS[name]()
+
+
+if __name__ == "__main__":
+    main()
