@@ -98,19 +98,23 @@ def latency(layers: Sequence[Layer], roofline: Roofline, device: DeviceProfile) 
     return tuple(rows)
 
 
-def peak_memory(layers: Sequence[Layer], device: DeviceProfile, *, unlike: str = "") -> Figure:
+def peak_memory(layers: Sequence[Layer], device: DeviceProfile, *, half_native: bool = False, unlike: str = "") -> Figure:
     """peak_memory_bytes while the model is loaded and run once: runtime, weights (read, parsed, packed), activations.
 
     The factors are fitted to the highest resident sizes of ten fp32 networks of 5 to 575 MB in ONNX Runtime 1.32 on x86-64,
     with and without its arena, which lie at 0.89 to 1.21 of the value; the interval holds all of them with room for other
-    kernels. `unlike` says what about the device is unlike that, and marks the figure extrapolated.
+    kernels. Without `half_native` fp16 layers weigh what they would in fp32, as which a CPU computes them (three networks,
+    0.88 to 0.92 of the value). `unlike` says what about the device is unlike all that, and marks the figure extrapolated.
     """
     from edgesdk_converters.cost import total
 
     sums = total(layers)
-    value = RUNTIME_BYTES + 3.0 * sums.weight_bytes + 4.5 * sums.peak_activation_bytes
+    half = 0 if half_native else sum(layer.weight_bytes for layer in layers if layer.dtype == "float16")
+    weights = sums.weight_bytes + half
+    activations = sums.peak_activation_bytes * (weights / sums.weight_bytes if sums.weight_bytes else 1)
+    value = RUNTIME_BYTES + 3.0 * weights + 4.5 * activations
     low = RUNTIME_BYTES * 0.75 + 2.0 * sums.weight_bytes + 1.5 * sums.peak_activation_bytes
-    high = RUNTIME_BYTES * 1.3 + 3.6 * sums.weight_bytes + 9.0 * sums.peak_activation_bytes
+    high = RUNTIME_BYTES * 1.3 + 3.6 * weights + 9.0 * activations
     method = "70 MB runtime + 3 x weights + 4.5 x live activations, fitted to ONNX Runtime on x86-64"
     return Figure(
         "peak_memory_bytes", int(value), "estimated", device.name, f"{method}; {unlike}" if unlike else method,

@@ -51,7 +51,7 @@ class Jetson(Target):
             self._check_dla(segment, release)
         from edgesdk_converters.cost import layers
 
-        need = peak_memory(layers(segment.model), self.device)
+        need = peak_memory(layers(segment.model), self.device, half_native=True)
         have = self.device.need("memory_bytes", int) - SYSTEM_RESERVE_BYTES
         if need.value is not None and need.value > have:
             raise DoesNotFit(
@@ -95,7 +95,9 @@ class Jetson(Target):
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         return (
             *latency(layers, self._roofline(precision), self.device),
-            peak_memory(layers, self.device, unlike="TensorRT's engines and CUDA's libraries were not measured"),
+            peak_memory(
+                layers, self.device, half_native=True, unlike="TensorRT's engines and CUDA's libraries were not measured"
+            ),
         )
 
     def _release(self) -> jetson_support.JetPack:

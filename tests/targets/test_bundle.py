@@ -137,7 +137,9 @@ def test_bytes_depend_on_no_clock_locale_time_zone_or_hash_seed(tmp_path: Path) 
         "f = {k: k.encode() * 9 for k in {'m', 'q/r', 'q/s', 't'}}\n"
         "write(sys.argv[1] + '.edge', m, f); write(sys.argv[1] + '.zip', m, f)\n"
     )
-    for index, (seed, locale, zone) in enumerate([("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo"), ("77", "tr_TR.UTF-8", "EST")]):
+    for index, (seed, locale, zone) in enumerate(
+        [("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo"), ("77", "tr_TR.UTF-8", "EST")]
+    ):
         env = os.environ | {"PYTHONHASHSEED": seed, "LC_ALL": locale, "TZ": zone}
         subprocess.run([sys.executable, "-c", code, str(tmp_path / f"b{index}"), str(index * 1e9)], env=env, check=True)
     assert contents(tmp_path / "b0.edge") == contents(tmp_path / "b1.edge") == contents(tmp_path / "b2.edge")
@@ -272,7 +274,9 @@ def test_a_directory_in_the_place_of_a_file_is_refused(small_bundle: Bundle) -> 
 
 @pytest.mark.parametrize("name", [MANIFEST, "model.onnx", "extra"])
 @pytest.mark.timeout(20)
-def test_a_pipe_or_socket_is_refused_and_never_waited_for(small_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_or_socket_is_refused_and_never_waited_for(
+    small_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = small_bundle.path / name
     place.unlink(missing_ok=True)
     os.mkfifo(place)
@@ -350,7 +354,22 @@ def test_an_archive_with_an_encrypted_or_a_bloated_entry_is_refused(zipped: Path
         refused(zipped)
 
 
-HOSTILE_NAMES = ["../escape", "/etc/passwd", "a/../../b", "a//b", "./a", "a/", ".hidden", "a\\b", "a\0b", "-rf", "", "ä", "a b", "a\n"]
+HOSTILE_NAMES = [
+    "../escape",
+    "/etc/passwd",
+    "a/../../b",
+    "a//b",
+    "./a",
+    "a/",
+    ".hidden",
+    "a\\b",
+    "a\0b",
+    "-rf",
+    "",
+    "ä",
+    "a b",
+    "a\n",
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
@@ -370,7 +389,9 @@ def test_a_payload_with_such_a_name_is_a_bug_of_the_caller(tmp_path: Path, numbe
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_manifest_that_refers_to_files_it_does_not_list_is_neither_written_nor_opened(tmp_path: Path, numbered: Content) -> None:
+def test_a_manifest_that_refers_to_files_it_does_not_list_is_neither_written_nor_opened(
+    tmp_path: Path, numbered: Content
+) -> None:
     manifest, files = numbered(1)
     with pytest.raises(ValueError, match=r"'other\.bin' is not among the files"):
         write(tmp_path / "a.edge", replace(manifest, runtime=Runtime("onnxruntime", "other.bin")), files)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from edgesdk_converters.errors import BundleError
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets.bundle import Manifest, open_bundle, write

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import edgesdk_targets
 import pytest
+import tomllib
+
+import edgesdk_targets
 from edgesdk_converters.errors import DeviceError
 from edgesdk_targets import device
 from edgesdk_targets.device import DeviceProfile, Fact, profile
@@ -103,7 +104,9 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
 
 
 def test_a_fact_is_got_in_its_type_or_refused() -> None:
-    found = DeviceProfile("d", "t", "T", facts={"i": Fact(3, "s"), "b": Fact(True, "s"), "s": Fact("x", "s"), "f": Fact(1.5, "s")})
+    found = DeviceProfile(
+        "d", "t", "T", facts={"i": Fact(3, "s"), "b": Fact(True, "s"), "s": Fact("x", "s"), "f": Fact(1.5, "s")}
+    )
     assert (found.get("i", int), found.get("i", float), found.get("f", float), found.get("b", bool)) == (3, 3.0, 1.5, True)
     assert type(found.get("i", float)) is float
     assert found.get("none", int) is None

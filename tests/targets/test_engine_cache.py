@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from edgesdk_converters.errors import DeviceError
 from edgesdk_targets import engine_cache
 
@@ -81,7 +82,13 @@ def test_a_cache_that_cannot_be_made_is_a_device_error(cache: Path, tmp_path: Pa
 
 
 def test_tensorrt_libraries_are_read_off_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("libnvinfer.so", "libnvinfer.so.10", "libnvinfer.so.10.3.0", "libnvinfer_plugin.so.9.9.9", "libnvinfer.so.8.6.2"):
+    for name in (
+        "libnvinfer.so",
+        "libnvinfer.so.10",
+        "libnvinfer.so.10.3.0",
+        "libnvinfer_plugin.so.9.9.9",
+        "libnvinfer.so.8.6.2",
+    ):
         (tmp_path / name).write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}{os.pathsep}/nowhere{os.pathsep}")
     assert set(engine_cache.platform_facts()["tensorrt"].split()) >= {"10", "10.3.0", "8.6.2"}

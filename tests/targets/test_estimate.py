@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from edgesdk_converters.cost import Layer
 from edgesdk_targets.device import DeviceProfile, profile
 from edgesdk_targets.estimate import RUNTIME_BYTES, SEEN_KINDS, Roofline, latency, peak_memory
@@ -17,7 +18,9 @@ ROOF = Roofline(10.0, 2.0, 30.0, 2.0, 0.5, 4.0, "by hand", 0.8)
 
 
 def layer(name: str, kind: str = "conv", macs: int = 0, moved: int = 0, ops: int = 0, weights: int = 0, **more: object) -> Layer:
-    return Layer(name, "Op", kind, macs=macs, elem_ops=ops, weight_bytes=weights, in_bytes=moved // 2, out_bytes=moved - moved // 2, **more)  # type: ignore[arg-type]
+    return Layer(
+        name, "Op", kind, macs=macs, elem_ops=ops, weight_bytes=weights, in_bytes=moved // 2, out_bytes=moved - moved // 2, **more
+    )  # type: ignore[arg-type]
 
 
 def value(figure: Figure) -> float:
@@ -85,8 +88,10 @@ def test_nothing_that_takes_time_gives_no_latency() -> None:
 
 
 def test_every_interval_holds_its_value_over_many_sizes() -> None:
-    for exponent in range(0, 30):
-        layers = [layer("a", "mha" if exponent % 3 == 0 else "conv", macs=2**exponent, moved=2 ** (30 - exponent), weights=2**exponent)]
+    for exponent in range(30):
+        layers = [
+            layer("a", "mha" if exponent % 3 == 0 else "conv", macs=2**exponent, moved=2 ** (30 - exponent), weights=2**exponent)
+        ]
         for row in (*latency(layers, ROOF, BOARD), peak_memory(layers, BOARD)):
             assert row.interval is not None
             assert row.interval.low <= value(row) <= row.interval.high
@@ -128,6 +133,25 @@ def test_memory_agrees_with_what_was_measured(name: str) -> None:
     for peak in peaks:
         assert 0.88 <= peak / value(figure) <= 1.22
         assert figure.interval.low <= peak <= figure.interval.high
+
+
+# fp16 networks, as the half pass makes them, measured likewise
+MEASURED_HALF = {
+    "resnet50": (51.06e6, 4.82e6, 382.0e6), "squeezenet": (2.47e6, 3.15e6, 99.6e6), "inception_v1": (14.0e6, 3.21e6, 167.1e6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(MEASURED_HALF))
+def test_fp16_takes_the_memory_of_fp32_on_a_cpu_and_half_of_it_where_it_is_native(name: str) -> None:
+    weights, live, peak = MEASURED_HALF[name]
+    shapes = {"in_shapes": (), "out_shapes": ((1,),), "outputs": ("y",)}
+    record = Layer(name, "Op", "conv", weight_bytes=int(weights), out_bytes=int(live), dtype="float16", **shapes)  # type: ignore[arg-type]
+    figure = peak_memory([record], BOARD)
+    assert figure.interval is not None
+    assert 0.87 <= peak / value(figure) <= 1.0
+    assert figure.interval.low <= peak <= figure.interval.high
+    native = peak_memory([record], BOARD, half_native=True)
+    assert value(native) - RUNTIME_BYTES == pytest.approx((value(figure) - RUNTIME_BYTES) / 2, abs=2)
 
 
 @pytest.mark.parametrize("path", sorted(DEVICES.glob("*.toml")), ids=lambda p: p.stem)

@@ -7,6 +7,7 @@ import math
 from typing import Any, get_args
 
 import pytest
+
 from edgesdk_targets.figure import UNITS, Figure, Interval, Provenance, counted, unavailable
 
 GOOD: dict[str, Any] = {"name": "latency_ms", "value": 3.0, "provenance": "measured", "where": "here", "method": "timed", "n": 5}

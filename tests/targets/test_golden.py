@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
 from edgesdk_converters.errors import BundleError
 from edgesdk_converters.signature import Input, Output, Signature
 from edgesdk_targets import bundle as bundles
@@ -108,7 +109,11 @@ def test_nan_and_infinity_are_right_only_where_they_were(tmp_path: Path, plain_m
 
 @pytest.mark.parametrize(
     ("wanted", "got"),
-    [(np.array([True, False]), np.array([True, True])), (np.array([3, 4]), np.array([3, 5])), (np.array([1.0]), np.array([[1.0]]))],
+    [
+        (np.array([True, False]), np.array([True, True])),
+        (np.array([3, 4]), np.array([3, 5])),
+        (np.array([1.0]), np.array([[1.0]])),
+    ],
 )
 def test_a_wrong_truth_value_index_or_shape_does_not_hold(
     tmp_path: Path, plain_manifest: Manifest, wanted: np.ndarray, got: np.ndarray

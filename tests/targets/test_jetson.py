@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
+
 from edgesdk_converters.errors import DoesNotFit, TargetError, Unsupported
 from edgesdk_converters.model import Model, Step
 from edgesdk_targets import device, jetson, jetson_support
@@ -13,7 +15,6 @@ from edgesdk_targets.device import profile
 from edgesdk_targets.jetson import Jetson
 from edgesdk_targets.onnxruntime_support import version_key
 from edgesdk_targets.target import Segment, make
-from onnx import TensorProto, helper
 
 F, H = TensorProto.FLOAT, TensorProto.FLOAT16
 Build = Callable[..., Model]
@@ -131,7 +132,9 @@ def test_the_dla_runs_fp16_with_the_weak_flag_only_it_needs(half_relu: Model) ->
     assert (options["trt_dla_enable"], options["trt_dla_core"], options["trt_fp16_enable"]) == ("True", "1", "True")
     assert any("weakly typed" in note for note in compiled.notes)
     without = target("jetson-agx-orin").compile(Segment(half_relu))
-    assert not any(key in without.runtime.providers[0].options for key in ("trt_fp16_enable", "trt_int8_enable", "trt_dla_enable"))
+    assert not any(
+        key in without.runtime.providers[0].options for key in ("trt_fp16_enable", "trt_int8_enable", "trt_dla_enable")
+    )
     assert without.notes == ()
 
 

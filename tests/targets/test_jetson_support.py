@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from edgesdk_converters.errors import TargetError, Unsupported
 from edgesdk_converters.model import Model
 from edgesdk_targets import jetson_rules, jetson_support
 from edgesdk_targets.jetson_support import Problem, dla_problems, jetpack, problems, refuse
-from onnx import TensorProto, helper
 
 F, H, D, I32, I64, U8, I8, B = (
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64,
@@ -58,7 +59,9 @@ i64 = lambda *v: np.array(v, np.int64)  # noqa: E731
 f32 = lambda *v: np.array(v, np.float32)  # noqa: E731
 
 
-def pool(op: str, opset: int = 19, outputs: dict[str, Value] | None = None, shape: list[int] | None = None, **attributes: Any) -> One:
+def pool(
+    op: str, opset: int = 19, outputs: dict[str, Value] | None = None, shape: list[int] | None = None, **attributes: Any
+) -> One:
     return One(op, {"x": (F, shape or [1, 2, 8, 8])}, outputs or Y4, {"kernel_shape": [2, 2]} | attributes, opset=opset)
 
 
@@ -98,7 +101,9 @@ def quantise(zero: Any, computed: bool = False) -> One:
 
 def dequantise(kind: int, zero: Any) -> One:
     weights: dict[str, Any] = {"s": f32(0.5)[0]} | ({} if zero is None else {"z": zero})
-    return One("DequantizeLinear", {"x": (kind, [4])}, {"y": (F, [4])}, {}, weights, ("x", "s", *(["z"] if zero is not None else [])))
+    return One(
+        "DequantizeLinear", {"x": (kind, [4])}, {"y": (F, [4])}, {}, weights, ("x", "s", *(["z"] if zero is not None else []))
+    )
 
 
 def einsum(equation: str, *shapes: list[int]) -> One:
@@ -134,7 +139,7 @@ def pad(axes: bool, **attributes: Any) -> One:
 def attention(rank: int = 4, past: bool = False, **attributes: Any) -> One:
     shape = [1, 2, 3, 4] if rank == 4 else [1, 3, 8]
     heads = {} if rank == 4 else {"q_num_heads": 2, "kv_num_heads": 2}
-    inputs: dict[str, Value] = {name: (F, shape) for name in ("q", "k", "v")}
+    inputs: dict[str, Value] = dict.fromkeys(("q", "k", "v"), (F, shape))
     order: tuple[str, ...] = ("q", "k", "v")
     outputs: dict[str, Value] = {"y": (F, None)}
     if past:
@@ -346,7 +351,11 @@ def test_old_scatter_passes(model_of: Build, op: str) -> None:
 def branch(name: str, shape: list[int]) -> onnx.GraphProto:
     node = helper.make_node("ConstantOfShape", [f"s_{name}"], [name])
     return helper.make_graph(
-        [node], "b", [], [helper.make_tensor_value_info(name, F, shape)], [helper.make_tensor(f"s_{name}", I64, [len(shape)], shape)]
+        [node],
+        "b",
+        [],
+        [helper.make_tensor_value_info(name, F, shape)],
+        [helper.make_tensor(f"s_{name}", I64, [len(shape)], shape)],
     )
 
 
@@ -358,7 +367,9 @@ def branch(name: str, shape: list[int]) -> onnx.GraphProto:
         (branch("a", [2]), branch("a", [2]), "both branches name an output 'a'"),
     ],
 )
-def test_branches_of_if_need_other_names_and_one_rank(model_of: Build, then: onnx.GraphProto, other: onnx.GraphProto, says: str) -> None:
+def test_branches_of_if_need_other_names_and_one_rank(
+    model_of: Build, then: onnx.GraphProto, other: onnx.GraphProto, says: str
+) -> None:
     node = helper.make_node("If", ["c"], ["y"], name="it", then_branch=then, else_branch=other)
     size = helper.make_node("Size", ["y"], ["n"], name="size")
     found = problems(model_of([node, size], {"c": (B, [])}, {"n": (I64, [])}), jetpack("6.2"))
@@ -383,12 +394,20 @@ def looped(trips: str, carried: list[int], scan: bool) -> onnx.NodeProto:
 
 @pytest.mark.parametrize(
     ("trips", "carried", "scan", "says"),
-    [("m", [2], True, ""), ("n", [2], False, ""), ("n", [2], True, "a scan output whose length"), ("m", [4], False, "changes its shape")],
+    [
+        ("m", [2], True, ""),
+        ("n", [2], False, ""),
+        ("n", [2], True, "a scan output whose length"),
+        ("m", [4], False, "changes its shape"),
+    ],
 )
 def test_loops_need_fixed_lengths_and_shapes(model_of: Build, trips: str, carried: list[int], scan: bool, says: str) -> None:
     outputs: dict[str, Value] = {"n_y": (I64, [])} | ({"all": (F, ["t", 2])} if scan else {})
     inputs: dict[str, Value] = {"x": (F, [2])} | ({"n": (I64, [])} if trips == "n" else {})
-    found = problems(model_of([looped(trips, carried, scan), helper.make_node("Size", ["y"], ["n_y"])], inputs, outputs, {"m": np.int64(3)}), jetpack("6.2"))
+    found = problems(
+        model_of([looped(trips, carried, scan), helper.make_node("Size", ["y"], ["n_y"])], inputs, outputs, {"m": np.int64(3)}),
+        jetpack("6.2"),
+    )
     assert [p.operator for p in found] == (["Loop"] if says else [])
     assert all(says in p.reason for p in found)
 
@@ -401,7 +420,10 @@ def test_nodes_inside_a_subgraph_are_checked_too(model_of: Build) -> None:
         [helper.make_node("Det", ["m"], ["d"], name="deep")], "t", [], [helper.make_tensor_value_info("d", F, [])]
     )
     good = helper.make_graph(
-        [helper.make_node("ReduceSum", ["m"], ["e"], name="sum", keepdims=0)], "e", [], [helper.make_tensor_value_info("e", F, [])]
+        [helper.make_node("ReduceSum", ["m"], ["e"], name="sum", keepdims=0)],
+        "e",
+        [],
+        [helper.make_tensor_value_info("e", F, [])],
     )
     node = helper.make_node("If", ["c"], ["y"], name="it", then_branch=bad, else_branch=good)
     found = problems(model_of([node], {"c": (B, []), "m": (F, [2, 2])}, {"y": (F, None)}), jetpack("6.2"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgesdk_converters.errors import BundleError, DeviceError, EdgeError, MissingExtra
 from edgesdk_converters.model import Model
 from edgesdk_targets import bundle as bundles
@@ -66,7 +67,9 @@ def test_warming_up_stops_when_five_runs_are_like_the_five_before() -> None:
     for count in range(10, runs):
         before, now = np.median(given[count - 10 : count - 5]), np.median(given[count - 5 : count])
         assert abs(now - before) > 0.05 * before
-    assert abs(np.median(given[runs - 5 : runs]) - np.median(given[runs - 10 : runs - 5])) <= 0.05 * np.median(given[runs - 10 : runs - 5])
+    assert abs(np.median(given[runs - 5 : runs]) - np.median(given[runs - 10 : runs - 5])) <= 0.05 * np.median(
+        given[runs - 10 : runs - 5]
+    )
     assert warm_up(lambda: 5.0, limit_s=1e9) == 10
 
 
@@ -141,7 +144,9 @@ def test_a_damaged_bundle_or_one_without_golden_inputs_is_an_error(small_bundle:
         measure(small_bundle.path, runs=1)
 
 
-def test_the_measuring_process_reports_errors_as_one_json_object(small_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_measuring_process_reports_errors_as_one_json_object(
+    small_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert measuring.main([str(small_bundle.path), "--runs", "3", "--threads", "1"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert len(data["runs_ms"]) == 3
@@ -182,7 +187,9 @@ def test_a_measuring_process_that_dies_is_a_device_error(
     assert "memory" in caught.value.hint
 
 
-def test_what_others_print_around_the_result_does_no_harm(small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_print_around_the_result_does_no_harm(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = json.dumps({n: getattr(timing((1.0, 1.0)), n) for n in Timing.__dataclass_fields__})
     Fake(tmp_path, f"print('a banner'); print({result!r}); print('bye')", monkeypatch)
     assert measure(small_bundle.path, runs=1).find("latency_ms").value == 1.0  # type: ignore[union-attr]
@@ -199,7 +206,9 @@ def test_modules_in_the_working_directory_do_not_pass_for_those_of_python(
     assert measure(os.path.relpath(small_bundle.path), runs=1).find("latency_ms") is not None
 
 
-def test_a_missing_runtime_keeps_its_kind_of_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_bundle: Bundle) -> None:
+def test_a_missing_runtime_keeps_its_kind_of_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_bundle: Bundle
+) -> None:
     def missing(*_: object) -> None:
         raise MissingExtra("cpu", "onnxruntime")
 

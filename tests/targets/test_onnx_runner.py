@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
+
 from edgesdk_converters.errors import DeviceError, EdgeError
 from edgesdk_converters.model import Model
 from edgesdk_targets import bundle as bundles
@@ -18,7 +20,6 @@ from edgesdk_targets import golden, onnx_runner
 from edgesdk_targets.bundle import Bundle, Provider, Runtime
 from edgesdk_targets.onnx_runner import CPU, TENSORRT, OnnxRunner
 from edgesdk_targets.runner import RunOptions, load
-from onnx import TensorProto, helper
 
 FP, F16, I64, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL
 FALLBACK = "session.disable_cpu_ep_fallback"
@@ -316,9 +317,14 @@ def test_outputs_of_other_types_and_several_at_once_come_in_the_signatures_order
     assert out["sign"].tolist() == (x > 0).tolist()
 
 
-def test_a_run_that_fails_is_an_edge_error(tmp_path: Path, model_of: Callable[..., Model], bundle_of: Callable[..., Bundle]) -> None:
+def test_a_run_that_fails_is_an_edge_error(
+    tmp_path: Path, model_of: Callable[..., Model], bundle_of: Callable[..., Bundle]
+) -> None:
     model = model_of(
-        [helper.make_node("Gather", ["table", "i"], ["y"])], {"i": (I64, [1])}, {"y": (FP, [1])}, {"table": np.zeros(2, np.float32)}
+        [helper.make_node("Gather", ["table", "i"], ["y"])],
+        {"i": (I64, [1])},
+        {"y": (FP, [1])},
+        {"table": np.zeros(2, np.float32)},
     )
     loaded = OnnxRunner(bundle_of(model, tmp_path / "a.edge"))
     bad = {"i": np.array([7])}

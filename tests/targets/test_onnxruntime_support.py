@@ -8,11 +8,12 @@ from collections.abc import Callable
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
+
 from edgesdk_converters.errors import Unsupported
 from edgesdk_converters.model import Model
 from edgesdk_targets import onnxruntime_support
 from edgesdk_targets.onnxruntime_support import minimum_release, releases, version_key
-from onnx import TensorProto, helper
 
 
 def test_later_releases_never_load_less() -> None:
@@ -32,7 +33,15 @@ def test_the_release_installed_here_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("older", "newer"),
-    [("1.9", "1.10"), ("1.22", "1.22.1"), ("1.22.0", "1.22.1"), ("1.15.1", "1.16"), ("9", "10"), ("1.22.0rc1", "1.22.1"), ("", "1")],
+    [
+        ("1.9", "1.10"),
+        ("1.22", "1.22.1"),
+        ("1.22.0", "1.22.1"),
+        ("1.15.1", "1.16"),
+        ("9", "10"),
+        ("1.22.0rc1", "1.22.1"),
+        ("", "1"),
+    ],
 )
 def test_versions_compare_as_numbers(older: str, newer: str) -> None:
     assert version_key(older) < version_key(newer)
@@ -49,7 +58,9 @@ def expected(opset: int, ir: int) -> str:
 
 
 @pytest.mark.parametrize(("opset", "ir"), [(9, 4), (13, 7), (17, 8), (19, 9), (20, 9), (20, 10), (21, 10), (22, 10), (23, 11)])
-def test_the_oldest_release_that_loads_both_opset_and_ir_is_picked(small_convnet: Callable[..., Model], opset: int, ir: int) -> None:
+def test_the_oldest_release_that_loads_both_opset_and_ir_is_picked(
+    small_convnet: Callable[..., Model], opset: int, ir: int
+) -> None:
     got = minimum_release(small_convnet(opset, ir), "here")
     assert got == expected(opset, ir)
 

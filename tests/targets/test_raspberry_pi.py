@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from edgesdk_converters.cost import Layer
 from edgesdk_converters.errors import TargetError
 from edgesdk_converters.model import Model, Step
@@ -54,7 +55,9 @@ def test_memory_is_the_smallest_sold_or_the_variant_named(small_convnet: Callabl
             target(memory_gb=bad).check(Segment(small_convnet()))
 
 
-def test_fp16_on_cores_without_fp16_arithmetic_is_noted(small_convnet: Callable[..., Model], model_of: Callable[..., Model]) -> None:
+def test_fp16_on_cores_without_fp16_arithmetic_is_noted(
+    small_convnet: Callable[..., Model], model_of: Callable[..., Model]
+) -> None:
     plain = small_convnet()
     half = Model(plain.name, plain.proto, plain.signature, (Step("half"),))
     assert target("raspberry-pi-4").compile(Segment(plain)).notes == ()

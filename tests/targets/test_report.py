@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from edgesdk_converters.errors import BundleError
 from edgesdk_targets import report as reports
 from edgesdk_targets.figure import Figure, Interval, counted, unavailable
@@ -89,8 +90,6 @@ def test_a_report_that_says_too_little_is_refused_by_the_schema(full: Report, mu
     MUTATIONS[mutation](data)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, schema())
-
-
 
 
 @pytest.mark.parametrize("mutation", sorted(MUTATIONS.keys() - {"no contract"}))

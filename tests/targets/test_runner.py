@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import edgesdk_targets.runner as runners
 import pytest
+
+import edgesdk_targets.runner as runners
 from edgesdk_converters import plugins
 from edgesdk_converters.errors import DeviceError
 from edgesdk_targets.bundle import Bundle, Runtime, draft

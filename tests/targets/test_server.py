@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from edgesdk_converters.cost import layers
 from edgesdk_converters.errors import TargetError
 from edgesdk_converters.model import Model
