@@ -66,6 +66,7 @@ _KINDS = {
     "Gemm": "fc", "MatMul": "matmul", "MatMulInteger": "matmul", "QLinearMatMul": "matmul", "Einsum": "matmul",
     "MatMulNBits": "fc", "Attention": "mha", "MultiHeadAttention": "mha", "LSTM": "rnn", "GRU": "rnn", "RNN": "rnn",
     "MaxPool": "pool", "AveragePool": "pool", "GlobalAveragePool": "pool", "GlobalMaxPool": "pool", "LpPool": "pool",
+    "ReduceMean": "pool", "ReduceSum": "pool", "ReduceMax": "pool", "ReduceMin": "pool", "ReduceL2": "pool",
     "Add": "eltwise", "Sub": "eltwise", "Mul": "eltwise", "Div": "eltwise", "Max": "eltwise", "Min": "eltwise",
     "Sum": "eltwise", "Pow": "eltwise", "Where": "eltwise", "Mean": "eltwise",
     "BatchNormalization": "norm", "LayerNormalization": "norm", "InstanceNormalization": "norm", "LRN": "norm",

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
-import math
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
+from edgesdk_converters.errors import DeviceError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
-from edgesdk_targets import golden, runner
-from edgesdk_targets.bundle import Bundle, Manifest, Optimization
-from edgesdk_targets.figure import Figure, counted, unavailable
-from edgesdk_targets.measure import machine_facts, peak_memory_bytes
-from edgesdk_targets.report import Report, Verdict
-from edgesdk_targets.target import Compiled, Segment, Target, make
+from edgesdk_targets import runner
+from edgesdk_targets.bundle import Bundle, Manifest
+from edgesdk_targets.figure import counted
+from edgesdk_targets.report import Report
+from edgesdk_targets.target import Segment, Target, make
 
 from . import __version__
 from .sources import open_model
+from .trial import Trial
 
 if TYPE_CHECKING:
-    from edgesdk_converters.calibration import Samples
     from edgesdk_converters.model import Model
     from edgesdk_converters.signature import Processing
 
 Array = NDArray[Any]
 Task = Literal["auto", "classify", "numeric"]
-GOLDEN_CASES = 3
-CALIBRATION_CASES = 128
-EXACT = 1e-5
-"""Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
 PARITY = {"fp32": 1e-4, "fp16": 2e-2}
 """Relative error that an export may have against its source when the user states no bound of his own."""
 
@@ -133,7 +124,7 @@ def prepare(
     chosen = _recipe(recipe, backend, precision).with_settings({k: v for k, v in settings.items() if "." in k})
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
-    trial = _Trial(source, contract, data, train, progress)
+    trial = Trial(source, contract, data, train, progress)
     bound = max_relative_error if max_relative_error is not None else PARITY.get(precision, 2e-2)
     converted = trial.convert(chosen, bound if max_drop is None else None)
     segment = Segment(converted)
@@ -160,298 +151,13 @@ def prepare(
         notes=compiled.notes,
         made_by=f"edgesdk {__version__}",
     )
-    return trial.finish(backend, compiled, manifest, chosen, bound, begin)
+    manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
+    return Prepared(manifest, files, report, chosen)
 
 
 def default_path(name: str, device: str) -> Path:
     """NAME-DEVICE.edge in the working directory."""
     return Path(f"{name}-{device}.edge")
-
-
-class _Trial:
-    """One export's samples, and what the source answers to them: the yardstick for every step."""
-
-    def __init__(
-        self,
-        source: Model,
-        contract: accuracy.Contract,
-        data: str | os.PathLike[str] | Mapping[str, Array] | None,
-        train: str | os.PathLike[str] | Mapping[str, Array] | None,
-        progress: Callable[[str], None],
-    ) -> None:
-        from edgesdk_converters import calibration
-        from edgesdk_converters.reference import Reference
-
-        self.source, self.contract, self.progress = source, contract, progress
-        self.notes: list[str] = []
-        check = _samples(data, source)
-        fit = _samples(train, source)
-        if contract.max_drop_points is not None and check is None and fit is None:
-            raise ModelError("--max-drop promises an accuracy, but there is no --data to check it on", "give --data FILE.npz")
-        if fit is not None and check is None and contract.max_drop_points is not None:
-            fit, check = calibration.split(fit)
-            self.notes.append(f"--train split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
-        self.data_digest = check.digest() if check is not None else ""
-        self.check = check
-        if check is not None and check.labels is None and contract.metric:
-            raise ModelError("--metric needs labels in --data", "add an array named labels")
-        if check is not None and contract.max_drop_points is not None:
-            accuracy.check_sample_count(len(check), contract.max_drop_points)
-            if contract.task == "numeric" and not contract.metric:
-                raise ModelError(
-                    "--max-drop bounds points of accuracy, of which --task numeric has none", "bound --max-relative-error instead"
-                )
-            if check.labels is None and contract.task != "classify":
-                raise ModelError(
-                    "--max-drop needs labels in --data, or --task classify to bound disagreement with the source",
-                    "add an array named labels, give --task classify, or bound --max-relative-error",
-                )
-        synthetic = calibration.synthetic(source, 8) if check is None or fit is None else None
-        golden_pool = check if check is not None else synthetic
-        assert golden_pool is not None
-        self.origin = golden_pool.origin
-        self.cases = [dict(case) for case in golden_pool.take(np.arange(min(GOLDEN_CASES, len(golden_pool))))]
-        calibrate = fit if fit is not None else (synthetic if synthetic is not None else golden_pool)
-        self.calibrate = calibrate.take(np.arange(min(CALIBRATION_CASES, len(calibrate))))
-        progress("running the source model")
-        self.reference = Reference(source)
-        self.wanted = [self.reference.run(case) for case in self.cases]
-
-    def convert(self, recipe: Recipe, bound: float | None) -> Model:
-        """The model after all passes; after each, its distance to the source is taken on the golden inputs."""
-        from edgesdk_converters.passes import Given
-        from edgesdk_converters.reference import Reference
-
-        given = Given(self.source, self.calibrate, self.progress)
-        model = self.source
-        for step in recipe.whole:
-            model = Recipe((step,)).run(model, given)
-            session = Reference(model)
-            for case, wanted in zip(self.cases, self.wanted, strict=True):
-                got = session.run(case)
-                error = accuracy.relative_error(got, wanted)
-                if bound is not None and not error <= bound:
-                    worst = max(wanted, key=lambda name: accuracy.relative_error({name: got[name]}, {name: wanted[name]}))
-                    raise ContractBroken(
-                        f"pass {step.name} moved output {worst!r} by {error:.2g} relative; allowed: {bound:g}",
-                        _parity_hint(step.name),
-                    )
-        return model
-
-    def finish(
-        self, backend: Target, compiled: Compiled, manifest: Manifest, recipe: Recipe, bound: float, begin: float
-    ) -> Prepared:
-        """Run the compiled artefact, hold the contract, and put figures and golden vectors together."""
-        facts = machine_facts()
-        here = f"this machine ({facts['cpu']}, {facts['architecture']})"
-        self.progress("running the artefact")
-        loaded, manifest, compiled = self._load(manifest, compiled)
-        names = [output.name for output in manifest.signature.outputs]
-
-        def artefact(sample: Mapping[str, Array]) -> dict[str, Array]:
-            return dict(zip(names, loaded.run(sample), strict=True))
-
-        try:
-            got, error = self._error(loaded, names)
-            _refuse_infinite(error, self.origin)
-            rows = [
-                Figure("relative_error", error, "measured", here, f"artefact against source, {loaded.facts}", n=len(got)),
-                Figure(
-                    "max_abs_error", max(accuracy.max_abs_error(a, b) for a, b in zip(got, self.wanted, strict=True)),
-                    "measured", here, f"artefact against source, {loaded.facts}", n=len(got),
-                ),
-            ]  # fmt: skip
-            if self.contract.max_drop_points is None and not error <= bound:
-                raise ContractBroken(
-                    f"the compiled artefact is {error:.2g} relative from its source; allowed: {bound:g}", _parity_hint("compile")
-                )
-            verdict, promise, accuracy_rows = self._judge(artefact, loaded.facts, here)
-            if verdict.status == "none":
-                text = f"outputs are within {bound:g} relative of the source's on {len(got)} inputs ({self.origin})"
-                verdict = Verdict("passed", f"{text}; no accuracy was promised (--data, --max-drop)")
-                promise = promise | {"parity": bound}
-        finally:
-            loaded.close()
-        if loaded.facts.fallback:
-            provider = manifest.runtime.providers[0].name
-            reason = f"{provider} is not here: measure on the board with edgesdk measure"
-            rows.append(unavailable("latency_ms", backend.device.name, reason, "device"))
-            rows.append(unavailable("relative_error", backend.device.name, reason, "device"))
-            verdict = Verdict("pending", f"{verdict.text}; that is on {loaded.facts}, not yet on {provider}")
-        entry, golden_files = golden.make(
-            self.cases, got, self.wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=self.origin
-        )
-        files = dict(compiled.files) | golden_files
-        manifest = replace(manifest, golden=entry, contract=promise | {"status": verdict.status, "text": verdict.text})
-        rows += accuracy_rows
-        rows += _counted(manifest, compiled, self.source)
-        rows += _estimates(backend, manifest, compiled, self.notes)
-        rows.append(Figure("export_s", time.perf_counter() - begin, "measured", here, "this export, without writing", n=1))
-        rows.append(
-            Figure(
-                "export_peak_memory_bytes", peak_memory_bytes(), "measured", here,
-                "highest resident size of the exporting process", unit="bytes", n=1,
-            )
-        )  # fmt: skip
-        notes = [
-            *manifest.notes,
-            *self.notes,
-            *(f"{s['name']}: {s['note']}" for s in manifest.history if s.get("note")),
-        ]
-        report = Report(manifest.name, manifest.target, manifest.device, "", tuple(rows), verdict, facts, tuple(notes))
-        return Prepared(manifest, files, report, recipe)
-
-    def _load(self, manifest: Manifest, compiled: Compiled) -> tuple[runner.Runner, Manifest, Compiled]:
-        """The artefact loaded as it will be, at the highest level of the runtime's own graph rewriting that keeps it exact.
-
-        A rewriting that moves fp32 outputs by more than EXACT is left off, and a note says so.
-        """
-        names = [output.name for output in manifest.signature.outputs]
-        levels: tuple[Optimization, ...] = ("all", "extended", "basic")
-        tried: list[tuple[float, Optimization]] = []
-        for level in levels:
-            runtime = replace(manifest.runtime, optimization=level)
-            candidate = replace(manifest, runtime=runtime)
-            draft = bundles.draft(Path(manifest.name), candidate, compiled.files)
-            loaded = runner.load(draft, runner.RunOptions(threads=1, allow_fallback=True))
-            error = self._error(loaded, names)[1]
-            if error <= EXACT or manifest.precision != "fp32":
-                break
-            tried.append((error, level))
-            loaded.close()
-        else:
-            error, level = min(tried, key=lambda pair: pair[0])
-            candidate = replace(manifest, runtime=replace(manifest.runtime, optimization=level))
-            draft = bundles.draft(Path(manifest.name), candidate, compiled.files)
-            loaded = runner.load(draft, runner.RunOptions(threads=1, allow_fallback=True))
-        chosen = candidate.runtime.optimization
-        if loaded.facts.fallback:
-            candidate = manifest  # what another provider does to the graph on this CPU says nothing about its own
-        elif chosen != "all":
-            left_off = f"graph optimisation {chosen!r}: the runtime's own rewriting beyond it moved outputs by {tried[0][0]:.2g}"
-            candidate = replace(candidate, notes=(*candidate.notes, left_off))
-        return loaded, candidate, replace(compiled, runtime=candidate.runtime)
-
-    def _error(self, loaded: runner.Runner, names: Sequence[str]) -> tuple[list[dict[str, Array]], float]:
-        """The artefact's outputs on the golden inputs, and their relative error against the source's."""
-        got = [dict(zip(names, loaded.run(case), strict=True)) for case in self.cases]
-        return got, max(accuracy.relative_error(a, b) for a, b in zip(got, self.wanted, strict=True))
-
-    def _judge(
-        self, artefact: Callable[[Mapping[str, Array]], dict[str, Array]], facts: runner.RunnerFacts, here: str
-    ) -> tuple[Verdict, dict[str, Any], list[Figure]]:
-        """Hold the contract on the check data: verdict, what the manifest keeps of it, and rows."""
-        check, promised = self.check, self.contract.max_drop_points
-        if check is None:
-            return Verdict(), {}, []
-        first = self.source.signature.outputs[0].name
-        before, after = [], []
-        worst = 0.0
-        for index, sample in enumerate(check):
-            if index % 200 == 0:
-                self.progress(f"checking accuracy: {index} of {len(check)} samples")
-            wanted, got = self.reference.run(sample), artefact(sample)
-            worst = max(worst, accuracy.relative_error(got, wanted))
-            before.append(wanted[first])
-            after.append(got[first])
-        _refuse_infinite(worst, check.origin)
-        source, converted = np.stack(before), np.stack(after)
-        drop = _drop(self.contract, source, converted, check.labels)
-        rows = [
-            Figure(
-                "relative_error",
-                worst,
-                "measured",
-                here,
-                f"worst of {check.origin}, {facts}",
-                segment="check",
-                n=len(check),
-            )
-        ]
-        if drop is not None:
-            method = f"{drop.what} on {check.origin}"
-            rows = [
-                Figure("accuracy", drop.converted, "measured", here, f"{method}, artefact, {facts}", n=drop.n),
-                Figure("source_accuracy", drop.source, "measured", here, f"{method}, source, ONNX Runtime", n=drop.n),
-                Figure(
-                    "accuracy_drop", drop.drop_points, "measured", here,
-                    f"{method}, paired; 95 % bound {drop.bound_points:.2f} points", n=drop.n,
-                ),
-                *rows,
-            ]  # fmt: skip
-        keep: dict[str, Any] = {"data_sha256": self.data_digest, "n": len(check)}
-        if drop is not None:
-            keep |= {"what": drop.what, "source_accuracy": round(drop.source, 6), "accuracy": round(drop.converted, 6)}
-        limit = self.contract.max_relative_error
-        if limit is not None:
-            keep["max_relative_error"] = limit
-            if not worst <= limit:
-                raise ContractBroken(
-                    f"relative error {worst:.2g} on {check.origin}; promised: at most {limit:g}", _parity_hint("")
-                )
-        if promised is None or drop is None:
-            if limit is not None:
-                return (
-                    Verdict("passed", f"relative error {worst:.2g}, promised at most {limit:g}, n={len(check)}"),
-                    keep,
-                    rows,
-                )
-            return Verdict(), keep, rows
-        text = f"{drop.what} drops {drop.drop_points:.2f} points (95 % bound {drop.bound_points:.2f})"
-        text += f", promised at most {promised:g}, n={drop.n}"
-        if drop.drop_points > promised:
-            raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
-        return Verdict("passed", text), keep | {"max_drop_points": promised}, rows
-
-
-def _refuse_infinite(error: float, origin: str) -> None:
-    """A promise in points does not cover answers that overflow, or that are not 0 where every answer of the source is."""
-    if not math.isfinite(error):
-        raise ContractBroken(
-            f"the compiled artefact is infinitely far, relative, from its source on {origin}: it overflows, or gives something "
-            "where the source gives only zeros; no such error is allowed", _parity_hint("half"),
-        )  # fmt: skip
-
-
-def _drop(contract: accuracy.Contract, source: Array, converted: Array, labels: Array | None) -> accuracy.Drop | None:
-    if contract.metric:
-        assert labels is not None
-        return accuracy.metric_drop(load_metric(contract.metric), source, converted, labels)
-    if labels is not None and contract.task != "numeric":
-        return accuracy.top1_drop(source, converted, labels)
-    if contract.task == "classify":
-        return accuracy.disagreement(source, converted)
-    return None
-
-
-def load_metric(location: str) -> Callable[[Array, Array], float]:
-    """The callable of `package.module:callable`; the working directory is searched too.
-
-    Raises RecipeError where there is none, and when it is called, where it fails or gives no finite number.
-    """
-    module, _, name = location.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise RecipeError(f"--metric {location!r}: {error}", "give package.module:callable(outputs, labels) -> float") from error
-    if not callable(found):
-        raise RecipeError(f"--metric {location!r} is no callable", "give package.module:callable(outputs, labels) -> float")
-
-    def metric(outputs: Array, labels: Array) -> float:
-        try:
-            value = float(found(outputs, labels))
-        except Exception as error:  # a user's code, which may raise anything
-            raise RecipeError(
-                f"--metric {location!r} must give a number; it raised {type(error).__name__}: {error}", "repair the metric"
-            ) from error
-        if not math.isfinite(value):
-            raise RecipeError(f"--metric {location!r} must give a finite number; it gave {value}", "repair the metric")
-        return value
-
-    metric.__name__ = name
-    return metric
 
 
 def _recipe(recipe: str | os.PathLike[str] | Recipe | None, backend: Target, precision: str) -> Recipe:
@@ -460,45 +166,3 @@ def _recipe(recipe: str | os.PathLike[str] | Recipe | None, backend: Target, pre
     if recipe is not None:
         return Recipe.load(recipe)
     return Recipe.from_plain(backend.recipe(precision), f"target {backend.name}")
-
-
-def _samples(data: str | os.PathLike[str] | Mapping[str, Array] | None, source: Model) -> Samples | None:
-    from edgesdk_converters.calibration import Samples
-
-    if data is None:
-        return None
-    if isinstance(data, Mapping):
-        return Samples.from_arrays(data, source.signature, "the given arrays")
-    return Samples.load(data, source.signature)
-
-
-def _counted(manifest: Manifest, compiled: Compiled, source: Model) -> list[Figure]:
-    file = manifest.runtime.file
-    rows = [counted("artifact_bytes", len(compiled.files[file]), f"size of {file}")]
-    rows.append(counted("source_bytes", source.proto.ByteSize(), "size of the source as ONNX"))
-    return rows
-
-
-def _estimates(backend: Target, manifest: Manifest, compiled: Compiled, notes: list[str]) -> list[Figure]:
-    import onnx
-
-    from edgesdk_converters.cost import layers, total
-    from edgesdk_converters.model import Model
-
-    try:
-        records = layers(Model.from_proto(onnx.ModelProto.FromString(compiled.files["model.onnx"]), manifest.name))
-    except ModelError as error:
-        reason = f"needs static shapes: {error.message}"
-        return [unavailable(name, backend.device.name, reason) for name in ("latency_ms", "macs")]
-    sums = total(records)
-    rows = [
-        counted("macs", sums.macs, "counted from the graph"),
-        counted("params", sums.params, "counted from the graph"),
-    ]
-    return rows + [row for row in backend.estimate(records, manifest.precision) if row.layer is None]
-
-
-def _parity_hint(step: str) -> str:
-    if step == "half":
-        return "give real inputs with --data, more --set half.headroom=16, or a bound of your own with --max-relative-error"
-    return "take a higher precision, or state your own bound with --max-relative-error"

@@ -90,7 +90,7 @@ class RaspberryPi(Target):
             factor=2.0,
             low=0.6,
             high=4.5,
-            source="fp32 on Raspberry Pi Zero 2 W to 5, published ncnn and ONNX Runtime times lie at 0.5 to 3.4 of the bound",
+            source="published fp32 times on Zero 2 W, 3B+ and 4, ONNX Runtime's on 5 too, lie at 0.5 to 3.4 of the bound",
         )
 
 

@@ -60,9 +60,8 @@ def convnet(opset: int = 17, ir: int = 8, name: str = "convnet") -> Model:
         helper.make_node("Flatten", ["p"], ["f"], name="flat"),
         helper.make_node("Gemm", ["f", "fc", "fb"], ["y"], name="fc"),
     ]
-    return build(
-        nodes, {"x": (TensorProto.FLOAT, [1, 3, 8, 8])}, {"y": (TensorProto.FLOAT, [1, 5])}, weights, opset=opset, ir=ir, name=name
-    )  # fmt: skip
+    inputs, outputs = {"x": (TensorProto.FLOAT, [1, 3, 8, 8])}, {"y": (TensorProto.FLOAT, [1, 5])}
+    return build(nodes, inputs, outputs, weights, opset=opset, ir=ir, name=name)
 
 
 def made_of(
@@ -80,10 +79,8 @@ def made_of(
 
     session = ort.InferenceSession(model.to_bytes(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(3)
-    inputs = [
-        {i.name: _random(rng, i.dtype, tuple(int(d) if isinstance(d, int) else 2 for d in i.shape)) for i in model.signature.inputs}
-        for _ in range(cases)
-    ]  # fmt: skip
+    shapes = {i.name: tuple(d if isinstance(d, int) else 2 for d in i.shape) for i in model.signature.inputs}
+    inputs = [{i.name: _random(rng, i.dtype, shapes[i.name]) for i in model.signature.inputs} for _ in range(cases)]
     names = [o.name for o in model.signature.outputs]
     outputs = [dict(zip(names, session.run(names, case), strict=True)) for case in inputs]
     entry, files = golden.make(inputs, outputs, outputs, precision="fp32", runtime="onnxruntime test", origin="synthetic")

@@ -133,7 +133,8 @@ def test_bytes_depend_on_no_clock_locale_time_zone_or_hash_seed(tmp_path: Path) 
         "import sys, time; from pathlib import Path\n"
         "from edgesdk_targets.bundle import *; from edgesdk_converters.signature import *\n"
         "time.time = lambda: float(sys.argv[2])\n"
-        "m = Manifest('ñ', 't', 'd', 'fp32', Signature((Input('x', 'f', (1,)),), ()), Runtime('r', 'm', config={k: k for k in {'a', 'b', 'c'}}))\n"
+        "r = Runtime('r', 'm', config={k: k for k in {'a', 'b', 'c'}})\n"
+        "m = Manifest('ñ', 't', 'd', 'fp32', Signature((Input('x', 'f', (1,)),), ()), r)\n"
         "f = {k: k.encode() * 9 for k in {'m', 'q/r', 'q/s', 't'}}\n"
         "write(sys.argv[1] + '.edge', m, f); write(sys.argv[1] + '.zip', m, f)\n"
     )

@@ -1,4 +1,4 @@
-"""Bundles survive: killed at any system call, a full disk, a read-only place; what opens is whole, and the next write tidies up."""
+"""Bundles survive a kill at any system call, a full disk, a read-only place: what opens is whole, the next write tidies up."""
 
 from __future__ import annotations
 

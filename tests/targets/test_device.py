@@ -95,7 +95,10 @@ def test_facts_of_one_board_agree_with_each_other(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "nope", "..", "../jetson_support", "../devices/raspberry-pi-4", "/etc/passwd", "a\\b", "raspberry-pi-4.toml", "a\0b", "RASPBERRY-PI-4", "x" * 400],
+    [
+        "", "nope", "..", "../jetson_support", "../devices/raspberry-pi-4", "/etc/passwd", "a\\b", "raspberry-pi-4.toml",
+        "a\0b", "RASPBERRY-PI-4", "x" * 400,
+    ],
 )  # fmt: skip
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(DeviceError, match="unknown device") as caught:

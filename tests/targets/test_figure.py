@@ -24,7 +24,8 @@ def test_a_measured_figure_keeps_what_it_was_given_and_finds_its_unit() -> None:
         {"provenance": "guessed"}, {"provenance": ""}, {"name": ""}, {"where": ""}, {"method": ""}, {"value": None},
         {"value": math.nan}, {"value": math.inf}, {"n": None}, {"n": 0}, {"n": -1},
         {"provenance": "unavailable"}, {"provenance": "estimated"}, {"provenance": "simulated", "value": None},
-        {"provenance": "estimated", "interval": Interval(4.0, 5.0, 0.9)}, {"provenance": "estimated", "interval": Interval(1.0, 2.0, 0.9)},
+        {"provenance": "estimated", "interval": Interval(4.0, 5.0, 0.9)},
+        {"provenance": "estimated", "interval": Interval(1.0, 2.0, 0.9)},
         {"percentiles": {"p50": math.nan}},
     ],
 )  # fmt: skip

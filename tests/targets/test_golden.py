@@ -30,8 +30,13 @@ class Answers:
 
 
 def bundle_with(
-    path: Path, manifest: Manifest, inputs: list[Arrays], outputs: list[Arrays], source: list[Arrays] | None = None, precision: str = "fp32"
-) -> Bundle:  # fmt: skip
+    path: Path,
+    manifest: Manifest,
+    inputs: list[Arrays],
+    outputs: list[Arrays],
+    source: list[Arrays] | None = None,
+    precision: str = "fp32",
+) -> Bundle:
     entry, files = golden.make(inputs, outputs, source or outputs, precision=precision, runtime="r", origin="o")
     signature = Signature(
         tuple(Input(n, str(a.dtype), a.shape) for n, a in inputs[0].items()),

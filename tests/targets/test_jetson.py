@@ -78,7 +78,7 @@ def test_a_jetpack_that_takes_precision_as_a_hint_is_refused(small_convnet: Call
 
 
 def test_an_unknown_jetpack_and_one_that_the_board_has_not_list_those_it_has(small_convnet: Callable[..., Model]) -> None:
-    with pytest.raises(TargetError, match="unknown JetPack '5'; known: 4.6"):
+    with pytest.raises(TargetError, match=r"unknown JetPack '5'; known: 4\.6"):
         target(jetpack="5").check(Segment(small_convnet()))
     with pytest.raises(TargetError, match=r"JetPack 7\.2\.2 does not run on jetson-orin-nano; it has: .*6\.2"):
         target(jetpack="7.2.2").check(Segment(small_convnet()))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table reads better in rows
 """What TensorRT on a Jetson takes: each rule refuses a small model, names its node, and lets a twin of it pass."""
 
 from __future__ import annotations
@@ -461,7 +462,7 @@ def test_refusing_says_how_many_more_there_are() -> None:
 
 
 def test_an_unknown_jetpack_lists_the_known_ones() -> None:
-    with pytest.raises(TargetError, match="unknown JetPack '9.9'; known: 4.6, 5.1, 6.0, 6.1, 6.2"):
+    with pytest.raises(TargetError, match=r"unknown JetPack '9\.9'; known: 4\.6, 5\.1, 6\.0, 6\.1, 6\.2"):
         jetpack("9.9")
 
 

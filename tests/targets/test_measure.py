@@ -1,4 +1,4 @@
-"""Measuring: percentiles only where the runs carry them, a fresh process whose failures are errors, notes on whose times they are."""
+"""Measuring: percentiles only where the runs carry them, a fresh process whose failures are errors, notes on whose times."""
 
 from __future__ import annotations
 
@@ -172,7 +172,10 @@ class Fake:
     [
         (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", "ended with -9"),
         ("sys.exit(3)", "ended with 3"),
-        ("print('Traceback', file=sys.stderr); print('ValueError: boom', file=sys.stderr); sys.exit(1)", "ended with 1: Traceback ValueError: boom"),
+        (
+            "print('Traceback', file=sys.stderr); print('ValueError: boom', file=sys.stderr); sys.exit(1)",
+            "ended with 1: Traceback ValueError: boom",
+        ),
         ("print('hello')", "ended with 0"),
         ("print('{broken')", "ended with 0"),
         ("print(3)", "ended with 0"),

@@ -129,7 +129,7 @@ def test_the_runtime_itself_refuses_the_cpu_where_it_is_forbidden(small_bundle: 
     runtime = replace(small_bundle.manifest.runtime, config={FALLBACK: "1"})
     manifest = replace(small_bundle.manifest, runtime=runtime, files={}, digest="")
     files = {name: small_bundle.read(name) for name in small_bundle.manifest.files}
-    with pytest.raises(DeviceError, match="cannot load model.onnx: .*CPU EP"):
+    with pytest.raises(DeviceError, match=r"cannot load model\.onnx: .*CPU EP"):
         OnnxRunner(bundles.draft(small_bundle.path, manifest, files))
 
 
@@ -137,7 +137,8 @@ def test_settings_of_the_bundle_reach_the_session_and_threads_can_be_chosen(
     tmp_path: Path, small_convnet: Callable[..., Model], bundle_of: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Runtime(
-        "onnxruntime", "model.onnx", providers=(Provider(CPU),), threads=3, arena=False, config={"session.intra_op.allow_spinning": "0"}
+        "onnxruntime", "model.onnx", providers=(Provider(CPU),), threads=3, arena=False,
+        config={"session.intra_op.allow_spinning": "0"},
     )  # fmt: skip
     bundle = bundle_of(small_convnet(), tmp_path / "a.edge", runtime=runtime)
     spy = Spy(monkeypatch)
@@ -300,8 +301,10 @@ def test_outputs_of_other_types_and_several_at_once_come_in_the_signatures_order
             helper.make_node("Greater", ["x", "zero"], ["sign"]),
             helper.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
         ],
-        {"x": (FP, [2, 3])}, {"best": (I64, [2]), "half": (F16, [2, 3]), "sign": (BOOL, [2, 3])}, {"zero": np.zeros(1, np.float32)},
-    )  # fmt: skip
+        {"x": (FP, [2, 3])},
+        {"best": (I64, [2]), "half": (F16, [2, 3]), "sign": (BOOL, [2, 3])},
+        {"zero": np.zeros(1, np.float32)},
+    )
     bundle = bundle_of(model, tmp_path / "a.edge")
     loaded = OnnxRunner(bundle)
     x = np.array([[1, -2, 3], [4, 0, -6]], np.float32)
