@@ -149,7 +149,7 @@ def estimate(
 
 def inspect(source: str | os.PathLike[str] | Model, *, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
     """What a model or a bundle is: signature, operators, costs or, for a bundle, its manifest in short. JSON-ready."""
-    if isinstance(source, (str, os.PathLike)) and (Path(source).is_dir() or os.fspath(source).endswith((".edge", ".zip"))):
+    if isinstance(source, (str, os.PathLike)) and (os.fspath(source).endswith((".edge", ".zip")) or Path(source).is_dir()):
         return _inspect_bundle(open_bundle(source))
     from edgesdk_converters import graph
     from edgesdk_converters.cost import layers, total
@@ -211,19 +211,13 @@ def _warm(bundle: Bundle, progress: Callable[[str], None], notes: list[str]) -> 
     loaded = runner.load(bundle, runner.RunOptions(progress=progress))
     try:
         result = golden.compare(bundle, loaded)
+        build_ms = (time.perf_counter() - begin) * 1e3
+        cases = golden.load(bundle, "inputs")
+        nodes = loaded.count_nodes(cases[0]) if cases else loaded.facts.nodes
     finally:
         loaded.close()
-    rows = [
-        Figure(
-            "build_ms",
-            (time.perf_counter() - begin) * 1e3,
-            "measured",
-            here,
-            f"load and first runs, {loaded.facts}",
-            n=1,
-        )
-    ]
-    for provider, count in loaded.facts.nodes.items():
+    rows = [Figure("build_ms", build_ms, "measured", here, f"load and first runs, {loaded.facts}", n=1)]
+    for provider, count in nodes.items():
         rows.append(Figure("provider_nodes", count, "measured", here, f"nodes that {provider} runs", segment=provider, n=1))
     if result is not None:
         rows.append(

@@ -23,7 +23,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 _SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Make dynamic dimensions static.")
 _SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target, or of a pass.")
 _FALLBACK = click.option("--allow-fallback", is_flag=True, help="Run on the CPU where the asked provider is missing.")
-_THREADS = click.option("--threads", type=click.IntRange(min=0), default=0, help="0: what the bundle was made for.")
+_THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0: what the bundle was made for.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _LARGEST = 2**31 - 1
+_ENGINE = ("an engine for one kind of GPU", "give the ONNX model that it was built from")
+_KERAS = ("a Keras model", "convert it to ONNX with tf2onnx")
+_FOREIGN = {
+    ".edge": ("a bundle", "give the model it was made from; edgesdk inspect says which"),
+    ".safetensors": ("weights without a graph", "give package.module:callable --weights FILE.safetensors"),
+    ".tflite": ("a TensorFlow Lite model", "give the ONNX or torch model that it was made from"),
+    ".h5": _KERAS,
+    ".keras": _KERAS,
+    ".engine": _ENGINE,
+    ".plan": _ENGINE,
+    ".trt": _ENGINE,
+}
+"""Names that say what a file is when it is no model for us."""
 
 
 def open_model(
@@ -61,6 +74,10 @@ def open_model(
         raise ModelError(
             f"{text} is a pickle, which can run any code when it is opened; edgesdk never does",
             "save weights as .safetensors and give package.module:callable --weights FILE, or torch.export.save a .pt2",
+        )
+    if (foreign := _FOREIGN.get(Path(text).suffix)) is not None:
+        raise ModelError(
+            f"{text} is {foreign[0]}; a model is an .onnx file, a .pt2 program or package.module:callable", foreign[1]
         )
     if text.endswith(".json"):
         raise ModelError(

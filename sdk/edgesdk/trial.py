@@ -61,8 +61,8 @@ class Trial:
             self.notes.append(f"--train split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
         self.data_digest = check.digest() if check is not None else ""
         self.check = check
-        if check is not None and check.labels is None and contract.metric:
-            raise ModelError("--metric needs labels in --data", "add an array named labels")
+        if contract.metric and (check is None or check.labels is None):
+            raise ModelError("--metric needs labels in --data", "give --data FILE.npz with an array named labels")
         if check is not None and contract.max_drop_points is not None:
             accuracy.check_sample_count(len(check), contract.max_drop_points)
             if contract.task == "numeric" and not contract.metric:

@@ -250,6 +250,19 @@ MODEL_FILES = (
     Kind("device as model", ("/dev/null",), "export /dev/null --target server --out {out}"),
     Kind("endless model", ("/dev/zero",), "export /dev/zero --target server --out {out}"),
     Kind("name too long", ("too long",), f"export {'n' * 300}.onnx --target server --out {{out}}"),
+    Kind("pipe as model", ("pipe", "give the path"), "export pipe --target server --out {out}",
+         lambda folder: os.mkfifo(folder / "pipe")),
+    *(
+        Kind(f"model {name}", (what, "package.module:callable"), f"export {name} --target server --out {{out}}",
+             file(name, GARBAGE))
+        for name, what in (
+            ("n.h5", "a Keras model"),
+            ("n.tflite", "TensorFlow Lite"),
+            ("n.safetensors", "weights without a graph"),
+            ("n.engine", "an engine"),
+        )
+    ),
+    Kind("bundle exported", ("is a bundle", "edgesdk inspect"), "export jetson.edge --target server --out {out}"),
     Kind("layer list exported", ("layer list", "estimated, not exported"), "export m.json --target server --out {out}"),
 )  # fmt: skip
 
@@ -456,6 +469,7 @@ DATA = (
              "def score(outputs, labels):\n    pass\n", 2, "RecipeError"),
         )
     ),
+    Kind("metric without data", ("--metric needs labels", "--data"), EXPORT + "--metric math:hypot"),
     Kind("metric without labels or promise", ("--metric needs labels",), EXPORT + "--data bad.npz --metric math:hypot",
          samples(x=BIG)),
     Kind("promise of points for numbers", ("--max-drop", "numeric", "--max-relative-error"),
@@ -479,7 +493,8 @@ DATA = (
 
 DEVICES = (
     Kind("larger than the board", ("raspberry-pi-zero-2-w does not fit", "need", "have 386.9 MB", "more memory"),
-         "export m.onnx --device raspberry-pi-zero-2-w --out {out}", model(large_weights), error="DoesNotFit", outs=("new.edge",)),
+         "export m.onnx --device raspberry-pi-zero-2-w --out {out}", model(large_weights), error="DoesNotFit",
+         outs=("new.edge",)),
     Kind("dynamic on jetson", ("jetson", "'x'", "'batch'", "--shape"), "export dynamic.onnx --target jetson --out {out}",
          error="Unsupported"),
     Kind("operator jetson lacks", ("'odd'", "Det", "no such operator"), "export m.onnx --target jetson --out {out}",
@@ -658,7 +673,8 @@ USAGE = {
     "word for a number": ("export m.onnx --target server --max-drop little", "not a valid float"),
     "unknown task": ("export m.onnx --target server --task sort", "'classify'"),
     "no runs": ("measure older.edge --runs 0", "x>=1"),
-    "negative threads": ("run older.edge --inputs x.npz --threads -1", "x>=0"),
+    "negative threads": ("run older.edge --inputs x.npz --threads -1", "0<=x<=1024"),
+    "threads without end": ("run older.edge --inputs x.npz --threads 100000", "0<=x<=1024"),
 }
 
 

@@ -490,6 +490,14 @@ def test_a_file_changed_after_opening_is_refused_when_read(tmp_path: Path, numbe
         bundle.read("notes.txt")
 
 
+def test_a_file_that_became_a_link_after_opening_is_refused_when_read(tmp_path: Path, numbered: Content) -> None:
+    bundle = write(tmp_path / "a.edge", *numbered(1))
+    os.rename(bundle.path / "notes.txt", tmp_path / "elsewhere")
+    (bundle.path / "notes.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"notes\.txt cannot be read"):
+        bundle.read("notes.txt")
+
+
 @pytest.mark.parametrize("name", ["a.edge", "a.zip"])
 def test_what_is_no_bundle_is_left_alone(tmp_path: Path, numbered: Content, name: str) -> None:
     path = tmp_path / name
