@@ -134,17 +134,19 @@ def one(path: str, device: str, precision: str) -> None:
 
 
 def fold() -> None:
-    """Libraries that fold graphs: node count and worst relative error on three inputs, in ONNX Runtime without optimisation."""
+    """Libraries that fold graphs: node count and worst relative error on four inputs, in ONNX Runtime without optimisation."""
     import onnx
     import onnxscript.optimizer
 
+    import real_models
     from edgesdk_converters.accuracy import relative_error
-    from edgesdk_converters.calibration import synthetic
+    from edgesdk_converters.calibration import Samples
     from edgesdk_converters.errors import EdgeError
     from edgesdk_converters.fold import Fold
     from edgesdk_converters.model import Model
     from edgesdk_converters.passes import Given
     from edgesdk_converters.reference import Reference
+    from tests.sdk.test_real_models import data_of
 
     def by_runtime(model: Model) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +165,7 @@ def fold() -> None:
     rows = []
     for name in ("efficientnet-lite0", "squeezenet", "shufflenet", "inception_v1", "inception_v2", "densenet121", "resnet50"):
         source = Model.load(MODELS / f"{name}.onnx")
-        samples = synthetic(source, 3)
+        samples = Samples.from_arrays(data_of(real_models, name), source.signature, "sample inputs")
         reference = Reference(source)
         cells = [name, str(len(source.proto.graph.node))]
         for way in ways.values():

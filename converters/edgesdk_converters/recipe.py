@@ -26,7 +26,8 @@ else:
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A TOML file as a dict. Raises RecipeError when it is missing or malformed."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return data
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:

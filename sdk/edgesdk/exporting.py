@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import DeviceError
+from edgesdk_converters.errors import DeviceError, ModelError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import runner
@@ -124,6 +124,8 @@ def prepare(
     chosen = _recipe(recipe, backend, precision).with_settings({k: v for k, v in settings.items() if "." in k})
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
+    if not source.signature.inputs:
+        raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
     trial = Trial(source, contract, data, train, progress)
     bound = max_relative_error if max_relative_error is not None else PARITY.get(precision, 2e-2)
     converted = trial.convert(chosen, bound if max_drop is None else None)

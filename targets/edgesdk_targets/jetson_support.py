@@ -52,7 +52,8 @@ class Problem:
 
 @functools.cache
 def _tables() -> dict[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("jetson_support.toml").read_text(encoding="utf-8"))
+    tables: dict[str, Any] = tomllib.loads(Path(__file__).with_name("jetson_support.toml").read_text(encoding="utf-8"))
+    return tables
 
 
 def jetpack(version: str) -> JetPack:

@@ -113,3 +113,18 @@ def test_a_killed_export_leaves_one_whole_bundle(tmp_path: Path, end: str, kills
     finally:
         forks.close()
     assert sum(code == -9 for code, _ in ends) >= kills // 2, "most exports must really have been killed"
+
+
+def test_an_export_killed_before_its_report_is_in_place_leaves_nothing_for_good(tmp_path: Path) -> None:
+    """The one moment that random ones seldom meet: the report is written beside its place, and not yet there."""
+    onnx.save(dense(np.ones((8, 4))), tmp_path / "m.onnx")
+    code = (
+        "import os, sys\nfrom edgesdk import cli\nreplace = os.replace\n"
+        "def die(a, b, **k):\n    os._exit(9) if 'report' in str(b) else replace(a, b, **k)\n"
+        "os.replace = die\ncli.main()\n"
+    )
+    arguments = ["export", "m.onnx", "--target", "server", "--out", "b.edge"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 9, done.stderr
+    assert run_here(arguments, tmp_path).code == 0
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["b.edge", "b.report.json", "m.onnx"]
