@@ -47,10 +47,10 @@ class Prepared:
     def write(self, out: str | os.PathLike[str] | None = None) -> Bundle:
         """Put the bundle at `out` (default NAME-DEVICE.edge) and the report beside it."""
         path = Path(out) if out is not None else default_path(self.manifest.name, self.manifest.device)
-        written = bundles.write(path, self.manifest, self.files)
-        rows = (*self.report.rows, counted("bundle_bytes", written.payload_bytes, "all files of the bundle"))
-        replace(self.report, bundle=written.digest, rows=rows).save(bundles.report_path(written.path))
-        return written
+        draft = bundles.draft(path, self.manifest, self.files)
+        rows = (*self.report.rows, counted("bundle_bytes", draft.payload_bytes, "all files of the bundle"))
+        report = replace(self.report, bundle=draft.digest, rows=rows)
+        return bundles.write(path, self.manifest, self.files, report.to_bytes())
 
 
 def export(

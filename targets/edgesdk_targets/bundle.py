@@ -151,14 +151,17 @@ class Bundle:
         return sum(entry.bytes for entry in self.manifest.files.values())
 
     def report(self) -> Report:
-        """The report that the export wrote beside the bundle. Raises BundleError where it is gone."""
+        """The report that the export wrote beside the bundle. Raises BundleError where it is gone or another bundle's."""
         from .report import Report
 
         place = report_path(self.path)
         try:
-            return Report.from_json(json.loads(place.read_text(encoding="utf-8")))
+            found = Report.from_json(json.loads(place.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{place} cannot be read: {error}", "export again") from error
+        if found.bundle != self.digest:
+            raise BundleError(f"{place} is the report of another bundle ({found.bundle[:12]})", "export again")
+        return found
 
     def read(self, name: str) -> bytes:
         """One payload file, checked once more: what is returned is what the digest covers."""
@@ -206,8 +209,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return Bundle(path, manifest)
 
 
-def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle (a .zip where `path` ends so) and put it in place in one step.
+def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, bytes], report: bytes | None = None) -> Bundle:
+    """Write a bundle (a .zip where `path` ends so), and its report beside it, and put them in place in one step.
 
     A bundle already at `path` is exchanged for the new one; anything else there is refused. Raises BundleError when the disk
     is full or the directory cannot be written; then nothing has changed.
@@ -218,9 +221,9 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     sealed = manifest.sealed(files)
     _check_references(sealed)
     everything = {MANIFEST: sealed.to_bytes(), **files}
-    size = sum(map(len, everything.values()))
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
-    held = None
+    size = sum(map(len, everything.values())) + len(report or b"")
+    temporary, temporary_report = (path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp" for _ in range(2))
+    held: list[int] = []
     try:
         with _alone(path.parent):
             check_place(path)
@@ -229,19 +232,28 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
             if free < size + 65536:
                 raise OSError(errno.ENOSPC, f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)")
             if path.suffix == ".zip":
-                held = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                held.append(_create(temporary))
             else:
                 temporary.mkdir()
-                held = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
-            _lock(held, fcntl.LOCK_EX)
+                held.append(os.open(temporary, os.O_RDONLY | os.O_DIRECTORY))
+            if report is not None:
+                held.append(_create(temporary_report))
+            for descriptor in held:
+                _lock(descriptor, fcntl.LOCK_EX)
+        if report is not None:
+            _write_all(held[1], report)
         if path.suffix == ".zip":
-            _write_all(held, _zip(everything))
+            _write_all(held[0], _zip(everything))
         else:
             _write_directory(temporary, everything)
         with _alone(path.parent):
             check_place(path)
             _sweep(path)
-            _put(temporary, path)
+            if report is None:
+                _put(temporary, path)
+            else:
+                with _report_in_place(temporary_report, report_path(path)):
+                    _put(temporary, path)
             _sync(path.parent)
     except OSError as error:
         raise BundleError(
@@ -250,13 +262,33 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
         ) from error
     finally:
         _remove(temporary)
-        if held is not None:
-            os.close(held)
+        _remove(temporary_report)
+        for descriptor in held:
+            os.close(descriptor)
     return Bundle(path, sealed)
 
 
+def _create(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+
+
+@contextlib.contextmanager
+def _report_in_place(new: Path, place: Path) -> Iterator[None]:
+    """Put the report in place; take it back where what follows fails."""
+    older = place.read_bytes() if place.exists() else None
+    os.replace(new, place)
+    try:
+        yield
+    except BaseException:
+        if older is None:
+            _remove(place)
+        else:
+            place.write_bytes(older)
+        raise
+
+
 def check_place(path: Path) -> None:
-    """Raise BundleError where `path` cannot become a bundle: something else is there, or its directory is not."""
+    """Raise BundleError where `path` cannot become a bundle: something else is there or at its report's place."""
     _check_folder(path)
     try:
         is_link, is_there = path.is_symlink(), path.exists()
@@ -266,6 +298,19 @@ def check_place(path: Path) -> None:
         raise BundleError(f"{path} is a link; a bundle is not written through links", "give another --out")
     if is_there and not _looks_like_bundle(path):
         raise BundleError(f"{path} exists and is not an edgesdk bundle; it is left alone", "give another --out")
+    beside = report_path(path)
+    if beside.is_dir():
+        raise BundleError(f"{beside} is a directory; the report would go there", "give another --out")
+    if beside.exists() and not _looks_like_report(beside):
+        raise BundleError(f"{beside} exists and is not an edgesdk report; it is left alone", "give another --out")
+
+
+def _looks_like_report(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return b"edgesdk-report/" in stream.read(4096)
+    except OSError:
+        return False
 
 
 def _check_folder(path: Path) -> None:

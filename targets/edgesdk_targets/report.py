@@ -78,9 +78,13 @@ class Report:
             raise BundleError(f"report has format {report.format!r}; this edgesdk reads {FORMAT!r}")
         return report
 
+    def to_bytes(self) -> bytes:
+        """The report as a JSON file."""
+        return (json.dumps(self.to_json(), indent=1) + "\n").encode()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON; an older file is replaced in one step."""
-        write_beside(Path(path), (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        write_beside(Path(path), self.to_bytes())
 
     def find(self, name: str, segment: str = "whole") -> Figure | None:
         """The total of that name, None where there is no such row."""

@@ -17,7 +17,6 @@ import onnx
 import pytest
 
 from edgesdk.cli import cli
-from edgesdk_converters.errors import BundleError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import report
 from edgesdk_targets.bundle import open_bundle
@@ -340,14 +339,22 @@ def test_control_c_while_the_bundle_is_being_put_in_place_leaves_the_older_one(
                 open_bundle(folder / place)
 
 
-def test_an_interrupted_report_takes_its_bundle_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle and its report are one: where the report cannot be written, the older bundle stays."""
+@pytest.mark.parametrize(
+    ("refused", "out"),
+    [(".report.json", "older.edge"), (".report.json", "new.edge"), ("new.edge", "new.edge"), (".zip", "new.zip")],
+)
+def test_an_interrupted_report_takes_its_bundle_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, refused: str, out: str
+) -> None:
+    """The bundle and its report are one: where either cannot be put in place, both older ones stay."""
     before = tree(folder)
+    real = os.replace
 
-    def refuse(*_: object) -> None:
-        raise BundleError("refused")
+    def refuse(source: os.PathLike[str], place: os.PathLike[str]) -> None:
+        if refused in str(place):
+            raise OSError(28, "No space left on device")
+        real(source, place)
 
-    monkeypatch.setattr(report, "write_beside", refuse)
-    for out in ("older.edge", "new.edge", "new.zip"):
-        assert run_here(f"export m.onnx --device raspberry-pi-5 --out {out}", folder).code == 1
-        assert tree(folder) == before
+    monkeypatch.setattr(os, "replace", refuse)
+    assert run_here(f"export m.onnx --device raspberry-pi-5 --out {out}", folder).code == 1
+    assert tree(folder) == before
