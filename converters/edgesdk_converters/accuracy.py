@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ModelError
+from .errors import EdgeError, ModelError
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -30,10 +30,9 @@ class Contract:
     metric: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("max_drop_points", "max_relative_error"):
-            value = getattr(self, name)
+        for option, value in (("--max-drop", self.max_drop_points), ("--max-relative-error", self.max_relative_error)):
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ModelError(f"{name} is {value}; allowed: 0 or more")
+                raise ModelError(f"{option} is {value}; allowed: 0 or more, and finite")
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,20 @@ def disagreement(source: Array, converted: Array) -> Drop:
 
 
 def metric_drop(metric: Callable[[Array, Array], float], source: Array, converted: Array, labels: Array) -> Drop:
-    """Loss of a user's metric (higher is better, 1.0 is perfect); its bound is a paired bootstrap of 200 draws."""
+    """Loss of a user's metric (higher is better, 1.0 is perfect); its bound is a paired bootstrap of 200 draws.
+
+    Draws on which the metric fails (one class only, say) are left out; with fewer than 100 left, the bound is infinite.
+    """
     before, after = float(metric(source, labels)), float(metric(converted, labels))
     rng = np.random.default_rng(0)
     drops = []
     for _ in range(200):
         pick = rng.integers(0, len(labels), len(labels))
-        drops.append(float(metric(source[pick], labels[pick])) - float(metric(converted[pick], labels[pick])))
-    bound = float(np.quantile(drops, 0.95))
+        try:
+            drops.append(float(metric(source[pick], labels[pick])) - float(metric(converted[pick], labels[pick])))
+        except (EdgeError, ArithmeticError, ValueError, IndexError):
+            continue
+    bound = float(np.quantile(drops, 0.95)) if len(drops) >= 100 else math.inf
     name = getattr(metric, "__name__", "metric")
     return Drop(before, after, 100 * (before - after), 100 * bound, len(labels), name)
 
@@ -142,5 +147,6 @@ def _absolute(got: Array, wanted: Array) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    difference = np.abs(a[~same] - b[~same])
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is no number, and counts as infinitely far
+        difference = np.abs(a[~same] - b[~same])
     return float(difference.max()) if np.isfinite(difference).all() else math.inf

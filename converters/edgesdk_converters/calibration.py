@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,15 +75,7 @@ class Samples:
 
         Raises ModelError for a missing or wrong name, shape, type, NaN, or arrays of unlike length.
         """
-        path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                data = {name: archive[name] for name in archive.files}
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
-        except (ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-            raise ModelError(f"{path} is no .npz file of plain arrays: {error}", "write it with numpy.savez") from error
-        return cls.from_arrays(data, signature, path.name)
+        return cls.from_arrays(read_npz(path), signature, Path(path).name)
 
     @classmethod
     def from_arrays(cls, data: Mapping[str, Array], signature: Signature, origin: str) -> Samples:
@@ -109,6 +102,28 @@ class Samples:
         if labels is not None:
             labels = _labels(labels, signature, origin)
         return cls(arrays, origin, labels, data.get("slice"), leading)
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """All arrays of an .npz. Raises ModelError where it is none, or holds more than fits into memory."""
+    path = Path(path)
+    hint = "write it with numpy.savez(FILE, INPUT=array)"
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ModelError(f"{path} is no .npz file: it holds one array without a name", hint)
+        with loaded as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
+    except MemoryError as error:
+        raise ModelError(f"{path} does not fit into memory: {error}", "give fewer samples; is the file damaged?") from error
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", hint) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ModelError(f"{path} is no .npz file: its member {name!r} is no array", hint)
+    return arrays
 
 
 def split(samples: Samples, seed: int = 0, check_fraction: float = 0.2) -> tuple[Samples, Samples]:
@@ -181,11 +196,18 @@ def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:
             raise ModelError(f"{origin}: array {spec.name!r} has dtype {rows.dtype}; the model wants {wanted}")
         if wanted.kind != "f" and not np.array_equal(rows, rows.astype(wanted)):
             raise ModelError(f"{origin}: values of {spec.name!r} ({rows.dtype}) do not fit into {wanted}")
-        with np.errstate(over="ignore"):  # what overflows is found below
+        if wanted.kind == "f" and rows.size and np.isfinite(rows).all() and np.abs(rows).max() > np.finfo(wanted).max:
+            raise ModelError(
+                f"{origin}: values of {spec.name!r} reach {np.abs(rows).max():.3g}, beyond {wanted}",
+                f"scale the data, or save it as {wanted}",
+            )
+        with np.errstate(over="ignore"):  # infinities are found below
             rows = rows.astype(wanted)
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         bad = int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])
-        raise ModelError(f"{origin}: array {spec.name!r} holds NaN or infinity (first in sample {bad})")
+        raise ModelError(
+            f"{origin}: array {spec.name!r} holds NaN or infinity (first in sample {bad})", "drop or repair such samples"
+        )
     shape = spec.shape
     leading = bool(shape) and (shape[0] == 1 or isinstance(shape[0], str))
     for candidate, has_leading in ((shape[1:], True), (shape, False)) if leading else ((shape, False),):

@@ -120,12 +120,20 @@ def load_layers(path: str | os.PathLike[str]) -> tuple[Layer, ...]:
     path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        entries = data["layers"]
-        return tuple(_from_entry(entry, 1 if data.get("int8") else 4) for entry in entries)
+        found = tuple(_from_entry(entry, 1 if data.get("int8") else 4) for entry in data["layers"])
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is no layer list: {type(error).__name__} {error}", "expected {'layers': [...]}") from error
+    if not found:
+        raise ModelError(f"{path} is an empty layer list", "expected {'layers': [...]} with at least one layer")
+    for layer in found:
+        counts = (layer.macs, layer.params, layer.elem_ops, layer.weight_bytes, layer.in_bytes, layer.out_bytes)
+        if min(counts) < 0:
+            raise ModelError(
+                f"{path} is no layer list: layer {layer.name!r} has a negative count; allowed: 0 or more", "correct the list"
+            )
+    return found
 
 
 def _from_entry(entry: dict[str, Any], item_bytes: int) -> Layer:

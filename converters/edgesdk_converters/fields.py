@@ -90,7 +90,12 @@ def _convert(hint: Any, value: object, where: str, error: type[EdgeError], text:
             raise error(f"{where}: got {value!r}, allowed: {', '.join(map(str, allowed))}")
         return value
     if origin in (typing.Union, types.UnionType):
-        for option in typing.get_args(hint):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if value is None and len(options) < len(typing.get_args(hint)):
+            return None
+        if len(options) == 1:
+            return _convert(options[0], value, where, error, text)
+        for option in options:
             try:
                 return _convert(option, value, where, error, text)
             except EdgeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import logging
 import os
@@ -87,19 +88,13 @@ def from_callable(
         raise ModelError(f"{location!r} names no callable", "give package.module:callable")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module_name), attribute)()
-    except EdgeError:
-        raise
-    except ImportError as error:
-        raise ModelError(f"{location}: {error}", "run where the module can be imported, or set PYTHONPATH") from error
-    except AttributeError as error:
-        raise ModelError(f"{location}: {error}", "give package.module:callable") from error
-    except TypeError as error:
-        raise ModelError(f"{location} cannot be called without arguments: {error}") from error
+    made = _call(location, module_name, attribute)
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
-        raise ModelError(f"{location} returned {type(module).__name__}; a torch.nn.Module is needed")
+        raise ModelError(
+            f"{location} returned {type(module).__name__}; a torch.nn.Module is needed",
+            "return the module, or (module, example inputs)",
+        )
     if weights is not None:
         _load_weights(module, Path(weights))
     examples = examples if examples is not None else getattr(module, "example_inputs", None)
@@ -117,6 +112,42 @@ def from_callable(
     return from_module(module, tuple(examples), attribute, input_names=names, processing=processing)
 
 
+def _call(location: str, module_name: str, attribute: str) -> Any:
+    """What a user's own factory returns; whatever his code raises becomes a ModelError."""
+    try:
+        found = importlib.import_module(module_name)
+    except EdgeError:
+        raise
+    except ImportError as error:
+        raise ModelError(f"{location}: {error}", "run where the module can be imported, or set PYTHONPATH") from error
+    except Exception as error:
+        told = f"{type(error).__name__}: {_first_line(error)}"
+        raise ModelError(f"{location}: importing {module_name} raised {told}", f"repair {module_name}") from error
+    factory = getattr(found, attribute, None)
+    if not callable(factory):
+        what = (
+            f"has no attribute {attribute!r}"
+            if factory is None
+            else f"holds a {type(factory).__name__} there, which cannot be called"
+        )
+        raise ModelError(f"{location}: module {module_name} {what}", "give package.module:callable")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ModelError(
+            f"{location} cannot be called without arguments: {error}", "wrap it in a function that takes none"
+        ) from error
+    except ValueError:
+        pass  # a built-in without a signature: calling it tells
+    try:
+        return factory()
+    except EdgeError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {_first_line(error)}"
+        raise ModelError(f"{location} raised {told}", "repair the callable; it is called without arguments") from error
+
+
 def _load_weights(module: torch.nn.Module, path: Path) -> None:
     try:
         from safetensors import SafetensorError
@@ -130,7 +161,9 @@ def _load_weights(module: torch.nn.Module, path: Path) -> None:
             f"{path} is no readable safetensors file: {_first_line(error)}", "convert with safetensors.torch.save_file"
         ) from error
     except RuntimeError as error:
-        raise ModelError(f"{path} does not fit the module: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(
+            f"{path} does not fit the module: {' '.join(str(error).split())[:300]}", "give the weights that belong to this module"
+        ) from error
 
 
 def _export(

@@ -73,11 +73,11 @@ class Model:
         """
         path = Path(path)
         hint = "give the path of an .onnx file, a .pt2 program or package.module:callable"
-        if path.is_dir():
-            raise ModelError(f"{path} is a directory, not a model file", hint)
-        if not path.exists():
-            raise ModelError(f"{path} does not exist", hint)
         try:
+            if path.is_dir():
+                raise ModelError(f"{path} is a directory, not a model file", hint)
+            if not path.exists():
+                raise ModelError(f"{path} does not exist", hint)
             if not path.is_file():
                 raise ModelError(f"{path} is a device or a pipe, not a model file", hint)
             size = path.stat().st_size
@@ -85,7 +85,7 @@ class Model:
                 raise ModelError(f"{path} has {size / 1e9:.1f} GB; protobuf and edgesdk end at 2 GB")
             data = path.read_bytes()
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}", "check the file's permissions") from error
+            raise ModelError(f"{path} cannot be read: {error.strerror}", "check its name and permissions") from error
         if not data:
             raise ModelError(f"{path} is empty", "export the model again")
         proto = onnx.ModelProto()
@@ -455,7 +455,7 @@ def _signature(proto: onnx.ModelProto) -> Signature:
         return info.name, graphs.numpy_name(value.elem_type), value.shape
 
     if not proto.graph.output:
-        raise ModelError("the graph has no outputs")
+        raise ModelError("the graph has no outputs; at least one is needed", "export the model again, and return something")
     return Signature(
         tuple(Input(*spec("input", info)) for info in proto.graph.input),
         tuple(Output(*spec("output", info)) for info in proto.graph.output),

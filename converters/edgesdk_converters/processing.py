@@ -23,6 +23,8 @@ def to_tensor(spec: Input, raw: Array) -> Array:
     """
     pre = spec.preprocess
     raw = np.asarray(raw)
+    if raw.dtype.kind not in "biuf":
+        raise ModelError(f"input {spec.name!r}: raw data must hold numbers, got dtype {raw.dtype}", "convert it to numbers first")
     got = raw.shape
     if pre is None or pre.layout == "flat":
         values = raw if pre is None else _normalise(raw.astype(np.float32), pre)

@@ -32,6 +32,8 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise RecipeError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is not valid TOML: it is nested too deeply", "write the file flat") from error
 
 
 def _toml(value: object) -> str:
@@ -66,7 +68,9 @@ class Recipe:
                 raise RecipeError(f"{where}: unknown section {section!r}; known: whole")
         tables = data.get("whole", [])
         if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
-            raise RecipeError(f"{where}: write each pass as a [[whole]] table")
+            raise RecipeError(
+                f"{where}: 'whole' is no list of tables; write each pass as a [[whole]] table", "begin it with pass = NAME"
+            )
         passes = []
         for index, table in enumerate(tables):
             if "pass" not in table:

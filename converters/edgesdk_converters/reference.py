@@ -52,7 +52,10 @@ class Reference:
             data = proto.SerializeToString()
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:
-            raise ModelError(f"ONNX Runtime cannot run the model: {ort_message(error)}") from error
+            raise ModelError(
+                f"ONNX Runtime {ort.__version__} cannot run the model: {ort_message(error)}",
+                "every export is held against its source in ONNX Runtime; replace that operator or type",
+            ) from error
 
     def run(self, sample: Sample) -> dict[str, Array]:
         """All outputs for one set of inputs."""

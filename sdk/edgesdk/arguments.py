@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.errors import ModelError, RecipeError
+from edgesdk_converters.errors import RecipeError
 from edgesdk_targets.report import write_beside
 from edgesdk_targets.target import device_profile
 
@@ -81,27 +80,6 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
             raise RecipeError(f"--set {text!r}: expected NAME=VALUE or PASS.NAME=VALUE")
         settings[name] = value
     return settings
-
-
-def load_arrays(path: Path) -> dict[str, Array]:
-    """All arrays of an .npz. Raises ModelError where it is none."""
-    hint = "write it with numpy.savez(FILE, INPUT=array)"
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ModelError(f"{path} is no .npz file: it holds one array without a name", hint)
-        with loaded as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}", "give an .npz file") from error
-    except MemoryError as error:
-        raise ModelError(f"{path} does not fit into memory: {error}", "give fewer samples; is the file damaged?") from error
-    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", hint) from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise ModelError(f"{path} is no .npz file: its member {name!r} is no array", hint)
-    return arrays
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -88,10 +88,12 @@ def export(model: str | None, **given: Any) -> None:
 @_JSON
 def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: int, allow_fallback: bool, as_json: bool) -> None:
     """Run a bundle once on this device."""
-    from .arguments import load_arrays, save_arrays
+    from edgesdk_converters.calibration import read_npz
+
+    from .arguments import save_arrays
     from .session import load
 
-    arrays = load_arrays(inputs)
+    arrays = read_npz(inputs)
     with _progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a fallback is told below, in one line
         progress("loading")

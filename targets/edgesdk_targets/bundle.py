@@ -299,9 +299,13 @@ def check_place(path: Path) -> None:
     if is_there and not _looks_like_bundle(path):
         raise BundleError(f"{path} exists and is not an edgesdk bundle; it is left alone", "give another --out")
     beside = report_path(path)
-    if beside.is_dir():
+    try:
+        is_folder, is_there = beside.is_dir(), beside.exists()
+    except OSError as error:
+        raise BundleError(f"{beside} cannot be written: {error.strerror}", "give another --out") from error
+    if is_folder:
         raise BundleError(f"{beside} is a directory; the report would go there", "give another --out")
-    if beside.exists() and not _looks_like_report(beside):
+    if is_there and not _looks_like_report(beside):
         raise BundleError(f"{beside} exists and is not an edgesdk report; it is left alone", "give another --out")
 
 

@@ -84,7 +84,6 @@ class OnnxRunner:
                 f"the bundle runs on {missing[0]}; this onnxruntime {ort.__version__} has {', '.join(available)}",
                 "install the onnxruntime build that has it (edgesdk doctor), or allow the CPU with --allow-fallback",
             )
-        options.progress(f"{missing[0]} is missing: running on {CPU} instead, as --allow-fallback permits")
         return (Provider(CPU),), True
 
     @staticmethod

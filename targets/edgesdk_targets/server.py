@@ -30,8 +30,8 @@ class Server(Target):
     threads: int = 0
 
     def check(self, segment: Segment) -> None:
-        if self.threads < 0:
-            raise TargetError(f"threads is {self.threads}; allowed: 0 (all usable cores) or more")
+        if not 0 <= self.threads <= 1024:
+            raise TargetError(f"threads is {self.threads}; allowed: 0 (all usable cores) to 1024")
         minimum_release(segment.model, self.name)
 
     def compile(self, segment: Segment) -> Compiled:

@@ -58,7 +58,7 @@ def test_plain_data_becomes_the_dataclass_and_back() -> None:
         ({"count": 1, "on": 1}, "here.on: got 1, expected true or false"),
         ({"count": 1, "mode": "z"}, "here.mode: got 'z', allowed: x, y, 8"),
         ({"count": 1, "mode": ["x"]}, "here.mode: got"),
-        ({"count": 1, "inner": {"size": [1, "b"]}}, "here.inner: got"),
+        ({"count": 1, "inner": {"size": [1, "b"]}}, "here.inner.size"),
         ({"count": 1, "names": "abc"}, "here.names: got 'abc', expected a list"),
         ({"count": 1, "names": [1]}, r"here.names\[0\]: got 1, expected text"),
         ({"count": 1, "table": [1]}, "here.table: got"),
