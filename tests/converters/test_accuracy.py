@@ -137,5 +137,5 @@ def test_contracts_with_impossible_bounds_are_refused() -> None:
     for value in (-1.0, math.nan, math.inf):
         with pytest.raises(ModelError, match="--max-drop is"):
             Contract(max_drop_points=value)
-        with pytest.raises(ModelError, match="max_relative_error is"):
+        with pytest.raises(ModelError, match="--max-relative-error is"):
             Contract(max_relative_error=value)

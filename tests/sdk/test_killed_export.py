@@ -94,11 +94,15 @@ def test_a_killed_export_leaves_one_whole_bundle(tmp_path: Path, end: str, kills
         of_older = _verified(out)
         assert of_older != of_newer
         whole = sorted(place.name for place in tmp_path.iterdir())
-        lasts = sorted(forks(newer)[1] for _ in range(3))[1]
-        moments = [*rng.uniform(0, lasts, kills // 2), *rng.uniform(0.85 * lasts, 1.02 * lasts, kills - kills // 2)]
-        ends = []
-        for moment in moments:
-            assert forks(older)[0] == 0
+        shares = [*rng.uniform(0, 1, kills // 2), *rng.uniform(0.85, 1.02, kills - kills // 2)]
+        shares += [*rng.uniform(0, 1, 2 * kills)]  # only used while too few were really killed
+        ends: list[tuple[int, bool]] = []
+        for share in shares:
+            if len(ends) >= kills and sum(code == -9 for code, _ in ends) >= kills // 2:
+                break
+            code, lasts = forks(older)  # the same work a moment ago: the clock for this kill
+            assert code == 0
+            moment = share * lasts
             code, _ = forks(newer, float(moment))
             found = _verified(out)
             assert found in (of_older, of_newer), f"killed after {moment:.4f} of {lasts:.4f} s"
