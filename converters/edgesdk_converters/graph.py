@@ -33,6 +33,7 @@ class ValueType:
         return None if count is None else math.ceil(count * item_bits(self.elem_type) / 8)
 
 
+_NAMES: dict[int, str] = {number: name for name, number in onnx.TensorProto.DataType.items()}
 _BITS = {
     "FLOAT": 32, "UINT8": 8, "INT8": 8, "UINT16": 16, "INT16": 16, "INT32": 32, "INT64": 64, "BOOL": 8, "FLOAT16": 16,
     "DOUBLE": 64, "UINT32": 32, "UINT64": 64, "COMPLEX64": 64, "COMPLEX128": 128, "BFLOAT16": 16, "FLOAT8E4M3FN": 8,
@@ -48,7 +49,7 @@ def item_bits(elem_type: int) -> int:
 
 def type_name(elem_type: int) -> str:
     """ONNX's name of an element type, e.g. FLOAT16."""
-    return str(onnx.TensorProto.DataType.Name(elem_type)) if elem_type in onnx.TensorProto.DataType.values() else "?"
+    return _NAMES.get(elem_type, "?")
 
 
 def numpy_name(elem_type: int) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,6 +254,30 @@ def doctor(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: an EdgeError, or the system's refusal, becomes one line on stderr and its exit code."""
+    stops: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+
+        def stop_now(number: int, frame: object) -> None:
+            stops.append(number)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, stop_now)
+    try:
+        _answer()
+    except KeyboardInterrupt:
+        _stopped()
+    except Exception:
+        if stops:  # extension modules turn the interrupt into errors of their own
+            _stopped()
+        raise
+
+
+def _stopped() -> NoReturn:
+    click.echo("stopped; nothing was left half done", err=True)
+    sys.exit(130)
+
+
+def _answer() -> None:
     try:
         cli.main(prog_name="edgesdk", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -260,8 +286,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped; nothing was left half done", err=True)
-        sys.exit(130)
+        raise KeyboardInterrupt from None
     except EdgeError as error:
         _refuse(error)
     except OSError as error:

@@ -48,7 +48,7 @@ def test_inputs_that_do_not_fit_are_model_errors(add: Model, sample: Any) -> Non
 
 def test_a_model_that_onnx_runtime_cannot_run_is_a_model_error_of_one_line(build: Any) -> None:
     proto = build([helper.make_node("Secret", ["x"], ["y"], domain="mine")], [("x", [1])], [("y", [1])], domains=["mine"])
-    with pytest.raises(ModelError, match=r"ONNX Runtime cannot run the model: .*Secret") as caught:
+    with pytest.raises(ModelError, match=r"ONNX Runtime .* cannot run the model: .*Secret") as caught:
         Reference(Model.from_proto(proto, "m"))
     assert "\n" not in caught.value.line()
     proto = build(
