@@ -14,6 +14,7 @@ PASSES = {
     "expand": "edgesdk_converters.expand:Expand",
     "fold": "edgesdk_converters.fold:Fold",
     "half": "edgesdk_converters.half:Half",
+    "quantize": "edgesdk_converters.quantize:Quantize",
 }
 GROUP = "edgesdk.passes"
 

@@ -1,4 +1,4 @@
-"""Inputs to try a model with, and the ranges that its activations take on them."""
+"""Inputs to try a model with: the user's, or seeded random ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Samples:
     """Input samples with their first axis counting samples, and optional labels and slice of each.
 
     `arrays[name]` has shape (n, ...): one row is what the model gets, with the leading axis of size 1 restored where the
-    model has one. `origin` says where they come from, for reports.
+    model has one. `origin` says where they come from, for reports; `synthetic` that nobody gave them.
     """
 
     arrays: Mapping[str, Array]
@@ -37,6 +37,7 @@ class Samples:
     labels: Array | None = None
     slices: Array | None = None
     leading_axis: Mapping[str, bool] = field(default_factory=dict)
+    synthetic: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values()), ()))
@@ -57,6 +58,7 @@ class Samples:
             None if self.labels is None else self.labels[picked],
             None if self.slices is None else self.slices[picked],
             self.leading_axis,
+            self.synthetic,
         )
 
     def digest(self) -> str:
@@ -149,44 +151,7 @@ def synthetic(model: Model, count: int, seed: int = 0) -> Samples:
         if shape and shape[0] == 1:
             arrays[spec.name] = arrays[spec.name][:, 0]
             leading[spec.name] = True
-    return Samples(arrays, f"seeded random inputs (seed {seed})", leading_axis=leading)
-
-
-def activation_ranges(model: Model, samples: Samples, budget_bytes: int = 400_000_000) -> dict[str, tuple[float, float]]:
-    """Least and greatest value of every float tensor of the main graph over the samples.
-
-    Tensors are read out in chunks of at most `budget_bytes` a run. Values inside subgraphs (If, Loop) are not seen.
-    """
-    from . import graph as graphs
-    from .reference import Reference
-
-    types = graphs.value_types(model.proto.graph)
-    info = {value.name for value in model.proto.graph.value_info}
-    outputs = {value.name for value in model.proto.graph.output}
-    produced = [name for node in model.proto.graph.node for name in node.output if name]
-    floats = {1, 10, 11, 16}
-    wanted = [n for n in produced if n in info and n not in outputs and n in types and types[n].elem_type in floats]
-    chunks: list[list[str]] = [[]]
-    used = 0
-    for name in wanted:
-        size = types[name].nbytes or 1_000_000
-        if chunks[-1] and used + size > budget_bytes:
-            chunks.append([])
-            used = 0
-        chunks[-1].append(name)
-        used += size
-    ranges: dict[str, tuple[float, float]] = {}
-    for chunk in chunks:
-        reference = Reference(model, chunk)
-        for sample in samples:
-            for name, values in (*reference.run(sample).items(), *sample.items()):
-                if values.dtype.kind != "f" or values.size == 0:
-                    continue
-                low, high = float(values.min()), float(values.max())
-                if name in ranges:
-                    low, high = min(low, ranges[name][0]), max(high, ranges[name][1])
-                ranges[name] = (low, high)
-    return ranges
+    return Samples(arrays, f"seeded random inputs (seed {seed})", leading_axis=leading, synthetic=True)
 
 
 def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:

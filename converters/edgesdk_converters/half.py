@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from .calibration import activation_ranges
 from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
+from .observe import extremes
 from .passes import Given
 
 try:
@@ -57,7 +57,7 @@ class Half:
 
     def __call__(self, model: Model, given: Given) -> Model:
         given.progress("reading activation ranges")
-        ranges = activation_ranges(model, given.train)
+        ranges = extremes(model, given.train, given.progress)
         graph_model = ir.serde.deserialize_model(model.copy_proto())
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph_model)
         graph = graph_model.graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from .calibration import Samples
@@ -18,13 +19,15 @@ def silent(message: str) -> None:
 class Given:
     """What a pass may need and must not fetch itself.
 
-    `source` is the model as the user gave it; `train` are calibration inputs (the user's, or seeded random ones, which
-    `train.origin` says); `progress` takes a short message about what is being done.
+    `source` is the model as the user gave it; `train` are calibration inputs (the user's, or seeded random ones:
+    `train.synthetic`); `progress` takes a short message about what is being done; `cache` is a folder for ranges already
+    taken, None for no cache.
     """
 
     source: Model
     train: Samples
     progress: Callable[[str], None] = silent
+    cache: Path | None = None
 
 
 @runtime_checkable

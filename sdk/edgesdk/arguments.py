@@ -42,6 +42,7 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "max_relative_error": given["max_relative_error"] if given["max_relative_error"] is not None else said.max_relative_error,
         "task": given["task"] or said.task or "auto",
         "metric": given["metric"] or said.metric,
+        "on": given["on"],
     }
     out: Path | None = path(given["out"], section.out)
     return model or _stated_model(said, folder), arguments, out
@@ -52,7 +53,8 @@ def estimate_arguments(model: str | None, given: Mapping[str, Any], folder: Path
     said = project.load(folder)
     section = _section(said, given)
     section = replace(section, set={name: value for name, value in section.set.items() if "." not in name})
-    return model or _stated_model(said, folder), _choices(said, section, given)
+    chosen = _choices(said, section, given)
+    return model or _stated_model(said, folder), chosen | {"precision": chosen["precision"] or "fp32"}
 
 
 def _section(said: project.Project, given: Mapping[str, Any]) -> project.TargetSection:
@@ -65,7 +67,7 @@ def _choices(said: project.Project, section: project.TargetSection, given: Mappi
     return {
         "target": given["target"],
         "device": given["device"] or section.device or None,
-        "precision": given["precision"] or section.precision or "fp32",
+        "precision": given["precision"] or section.precision,
         "settings": {name: _text(value) for name, value in section.set.items()} | parse_settings(given["settings"]),
         "shapes": dict(said.shapes) | parse_shapes(given["shapes"]),
     }

@@ -39,14 +39,15 @@ def cli() -> None:
 @click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
 @click.option("--out", type=_PATH, help="Where the bundle goes (.edge directory or .zip).")
-@click.option("--precision", help="fp32 (default) or fp16.")
-@click.option("--recipe", type=_PATH, help="A TOML file of passes instead of the target's own.")
+@click.option("--precision", help="fp32 (default), fp16, int8, w8, w4, or auto: the fastest that holds the contract.")
+@click.option("--recipe", type=_PATH, help="A TOML file of passes, or a bundle whose recipe is followed again.")
 @click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")
 @click.option("--train", type=_PATH, help="Calibration samples: .npz, as --data.")
 @click.option("--max-drop", type=float, help="Contract: points of accuracy that may be lost.")
 @click.option("--max-relative-error", type=float, help="Contract: bound on the distance to the source's outputs.")
 @click.option("--task", type=click.Choice(["auto", "classify", "numeric"]), help="How --max-drop is judged without labels.")
 @click.option("--metric", help="package.module:callable(outputs, labels) -> float, instead of top-1.")
+@click.option("--on", type=click.Choice(["local"]), help="local: this machine is the device; auto ranks by time measured here.")
 @click.option("--io", "io_file", type=_PATH, help="TOML with [inputs.NAME] and [outputs.NAME] processing.")
 @click.option("--weights", type=_PATH, help=".safetensors for package.module:callable.")
 @click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
@@ -190,7 +191,7 @@ def measure(
 @click.argument("model", required=False)
 @click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
-@click.option("--precision", help="fp32 (default) or fp16.")
+@click.option("--precision", help="fp32 (default), fp16, int8, w8 or w4, as the target has it.")
 @_SHAPE
 @_SET
 @_JSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,18 +21,24 @@ from edgesdk_targets.figure import counted
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Segment, Target, make
 
-from . import __version__
+from . import __version__, choose
 from .sources import open_model
-from .trial import Trial
+from .trial import INTEGER, Trial
 
 if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
     from edgesdk_converters.signature import Processing
 
 Array = NDArray[Any]
 Task = Literal["auto", "classify", "numeric"]
-PARITY = {"fp32": 1e-4, "fp16": 2e-2}
-"""Relative error that an export may have against its source when the user states no bound of his own."""
+PARITY = {"fp32": 1e-4, "fp16": 2e-2, "w8": 0.1, "int8": 0.3, "w4": 0.5}
+"""Relative error that an export may have against its source when the user states no bound of his own.
+
+Those of integers catch what is broken, and promise nothing: for that there is --max-drop.
+"""
+ASSUMED_MAX_DROP = 1.0
+"""Points that integers may lose on labelled data when the user states no bound of his own."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Prepared:
     files: Mapping[str, bytes]
     report: Report
     recipe: Recipe
+    layers: tuple[Layer, ...] = ()
+    feed: Mapping[str, Array] = field(default_factory=dict)
 
     def write(self, out: str | os.PathLike[str] | None = None) -> Bundle:
         """Put the bundle at `out` (default NAME-DEVICE.edge) and the report beside it."""
@@ -59,7 +67,7 @@ def export(
     target: str | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
-    precision: str = "fp32",
+    precision: str = "",
     recipe: str | os.PathLike[str] | Recipe | None = None,
     settings: Mapping[str, str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -72,10 +80,14 @@ def export(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Bundle:
     """Make a bundle for a target from a model and write it to `out`, with its report beside it.
 
+    `precision` is one of the target's (default fp32) or "auto": the fastest that holds the contract, by time where this
+    machine is the device (target server, or `on="local"`), else by estimate. `recipe` is a TOML file, or a bundle whose
+    recipe is followed again.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -85,7 +97,7 @@ def export(
     prepared = prepare(
         model, target=target, device=device, precision=precision, recipe=recipe, settings=settings, shapes=shapes,
         constants=constants, weights=weights, processing=processing, data=data, train=train, max_drop=max_drop,
-        max_relative_error=max_relative_error, task=task, metric=metric, progress=progress,
+        max_relative_error=max_relative_error, task=task, metric=metric, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -96,7 +108,7 @@ def prepare(
     *,
     target: str | None = None,
     device: str | None = None,
-    precision: str = "fp32",
+    precision: str = "",
     recipe: str | os.PathLike[str] | Recipe | None = None,
     settings: Mapping[str, str] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -109,6 +121,7 @@ def prepare(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Prepared:
     """All of `export` but writing."""
@@ -121,14 +134,33 @@ def prepare(
             f"nothing can be exported to {backend.device.name}: {backend.device.estimate_only}",
             f"edgesdk estimate MODEL --device {backend.device.name} gives an estimate",
         )
-    chosen = _recipe(recipe, backend, precision).with_settings({k: v for k, v in settings.items() if "." in k})
+    for_passes = {key: value for key, value in settings.items() if "." in key}
+    given, stated = _recipe(recipe)
+    precision = precision or stated or "fp32"
+    candidates = choose.candidates(backend, precision, given, for_passes)
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
     if not source.signature.inputs:
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
-    trial = Trial(source, contract, data, train, progress)
-    bound = max_relative_error if max_relative_error is not None else PARITY.get(precision, 2e-2)
-    converted = trial.convert(chosen, bound if max_drop is None else None)
+    calibrates = any(candidate.needs_calibration for candidate in candidates)
+    trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
+    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates})
+    if precision == choose.AUTO and not trial.promised:
+        candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
+        trial.notes.append("integers were not tried: no accuracy is promised (--data with labels, --max-drop)")
+
+    def build(candidate: choose.Candidate) -> Prepared:
+        return _build(candidate, backend, trial, begin)
+
+    return choose.choose(candidates, build, trial, backend, on)
+
+
+def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: float) -> Prepared:
+    """One candidate from its source to an artefact that was checked."""
+    source, contract, progress = trial.source, trial.contract, trial.progress
+    precision = candidate.precision
+    bound = contract.max_relative_error if contract.max_relative_error is not None else PARITY.get(precision, 2e-2)
+    converted = trial.convert(candidate.recipe, bound if contract.max_drop_points is None else None)
     segment = Segment(converted)
     progress(f"checking against {backend.device.name}")
     backend.check(segment)
@@ -147,14 +179,24 @@ def prepare(
             "opset": converted.opset,
             "ir": converted.proto.ir_version,
         },
-        recipe=chosen.to_plain(),
+        recipe=candidate.recipe.to_plain(),
         history=tuple(fields.plain(step) for step in converted.history),
         plan=compiled.plan,
         notes=compiled.notes,
         made_by=f"edgesdk {__version__}",
     )
     manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
-    return Prepared(manifest, files, report, chosen)
+    return Prepared(manifest, files, report, candidate.recipe, _layers(converted), trial.cases[0])
+
+
+def _layers(model: Model) -> tuple[Layer, ...]:
+    """What estimates are made from; nothing where shapes are not static."""
+    from edgesdk_converters.cost import layers
+
+    try:
+        return layers(model)
+    except ModelError:
+        return ()
 
 
 def default_path(name: str, device: str) -> Path:
@@ -162,9 +204,12 @@ def default_path(name: str, device: str) -> Path:
     return Path(f"{name}-{device}.edge")
 
 
-def _recipe(recipe: str | os.PathLike[str] | Recipe | None, backend: Target, precision: str) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe is not None:
-        return Recipe.load(recipe)
-    return Recipe.from_plain(backend.recipe(precision), f"target {backend.name}")
+def _recipe(recipe: str | os.PathLike[str] | Recipe | None) -> tuple[Recipe | None, str]:
+    """The recipe to follow and the precision stated with it: a TOML file's, or that by which a bundle was made."""
+    if recipe is None or isinstance(recipe, Recipe):
+        return recipe, ""
+    path = Path(recipe)
+    if path.suffix in (".edge", ".zip") or path.is_dir():
+        made = bundles.open_bundle(path).manifest
+        return Recipe.from_plain(made.recipe, f"the recipe of {path}"), made.precision
+    return Recipe.load(path), ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgesdk_targets.figure import Figure
@@ -29,10 +29,30 @@ def report(found: Report) -> str:
         layered.sort(key=lambda row: -(row.value or 0))
         lines += table(("layer", "latency_ms", "provenance"), [(r.layer or "", value(r), r.provenance) for r in layered[:8]])
         lines.append("")
+    if found.candidates:
+        lines += [*_candidates(found.candidates), ""]
     lines += wrap(f"contract: {found.contract.status}. {found.contract.text}")
     for note in found.notes:
         lines += wrap(f"note: {note}")
     return "\n".join(lines)
+
+
+def _candidates(tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a choosing export tried, one line each."""
+    rows = []
+    for one in tried:
+        drop, size, speed = (one.get(key) for key in ("accuracy_drop_points", "artifact_bytes", "speed_ratio"))
+        rows.append(
+            (
+                str(one["name"]),
+                str(one["status"]),
+                "-" if drop is None else f"{drop:.2f}",
+                "-" if size is None else amount(size, "bytes"),
+                "-" if speed is None else f"{speed:.2f}x {one.get('provenance', '')}",
+                str(one.get("why", "")),
+            )
+        )
+    return table(("candidate", "status", "drop", "size", "speed to fp32", "why"), rows)
 
 
 def value(row: Figure) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from edgesdk_converters.model import Model
 Array = NDArray[Any]
 GOLDEN_CASES = 3
+INTEGER = frozenset(["int8", "w8", "w4"])
+"""Precisions that are not the same function up to rounding."""
 CALIBRATION_CASES = 128
 EXACT = 1e-5
 """Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
@@ -46,6 +48,8 @@ class Trial:
         data: str | os.PathLike[str] | Mapping[str, Array] | None,
         train: str | os.PathLike[str] | Mapping[str, Array] | None,
         progress: Callable[[str], None],
+        *,
+        calibrates: bool = False,
     ) -> None:
         from edgesdk_converters import calibration
         from edgesdk_converters.reference import Reference
@@ -56,9 +60,11 @@ class Trial:
         fit = _samples(train, source)
         if contract.max_drop_points is not None and check is None and fit is None:
             raise ModelError("--max-drop promises an accuracy, but there is no --data to check it on", "give --data FILE.npz")
-        if fit is not None and check is None and contract.max_drop_points is not None:
-            fit, check = calibration.split(fit)
-            self.notes.append(f"--train split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
+        one, option = (check, "--data") if fit is None else (fit, "--train")
+        wanted = calibrates or (fit is not None and contract.max_drop_points is not None)
+        if one is not None and (fit is None or check is None) and wanted:
+            fit, check = calibration.split(one)
+            self.notes.append(f"{option} split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
         self.data_digest = check.digest() if check is not None else ""
         self.check = check
         if contract.metric and (check is None or check.labels is None):
@@ -85,12 +91,27 @@ class Trial:
         self.reference = Reference(source)
         self.wanted = [self.reference.run(case) for case in self.cases]
 
+    def assume(self, max_drop_points: float, precisions: Set[str]) -> None:
+        """Bound the loss of integers on labelled data where the user stated no bound at all."""
+        stated = self.contract.max_drop_points is not None or self.contract.max_relative_error is not None
+        if stated or not precisions & INTEGER or self.check is None or self.check.labels is None:
+            return
+        if len(self.check) * max_drop_points >= 100 and self.contract.task != "numeric":
+            self.contract = replace(self.contract, max_drop_points=max_drop_points)
+            self.notes.append(f"no --max-drop was given: {max_drop_points:g} point is assumed, as integers may lose accuracy")
+
+    @property
+    def promised(self) -> bool:
+        """Whether there is a bound on what integers may lose."""
+        return self.contract.max_drop_points is not None or self.contract.max_relative_error is not None
+
     def convert(self, recipe: Recipe, bound: float | None) -> Model:
         """The model after all passes; after each, its distance to the source is taken on the golden inputs."""
+        from edgesdk_converters import observe
         from edgesdk_converters.passes import Given
         from edgesdk_converters.reference import Reference
 
-        given = Given(self.source, self.calibrate, self.progress)
+        given = Given(self.source, self.calibrate, self.progress, observe.default_cache())
         model = self.source
         for step in recipe.whole:
             model = Recipe((step,)).run(model, given)

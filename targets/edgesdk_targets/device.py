@@ -106,6 +106,7 @@ def this_machine() -> DeviceProfile:
     facts = {
         "cores": Fact(usable_cores(), "operating system"),
         "cpu": Fact(cpu_model(), "operating system"),
+        "int8_saturates": Fact(_saturates_u8s8(), "operating system: x86 without avx_vnni or avx512_vnni"),
     }
     memory = total_memory_bytes()
     if memory is not None:
@@ -131,6 +132,18 @@ def cpu_model() -> str:
             if line.split(":")[0].strip() == key:
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _saturates_u8s8() -> bool:
+    """Whether this CPU adds two products u8 x s8 in 16 bits (VPMADDUBSW), as x86 does where it has no VNNI."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True  # unknown: 7 bits are safe everywhere
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return not {"avx_vnni", "avx512_vnni"} & set(flags)
 
 
 def total_memory_bytes() -> int | None:

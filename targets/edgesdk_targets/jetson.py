@@ -31,7 +31,11 @@ class Jetson(Target):
     name: ClassVar[str] = "jetson"
     title: ClassVar[str] = "NVIDIA Jetson Orin, ONNX Runtime with TensorRT"
     default_device: ClassVar[str] = "jetson-orin-nano"
-    precisions: ClassVar = {"fp32": (("fold", {}), _EXPAND), "fp16": (("fold", {}), _EXPAND, ("half", {}))}
+    precisions: ClassVar = {
+        "fp32": (("fold", {}), _EXPAND),
+        "fp16": (("fold", {}), _EXPAND, ("half", {})),
+        "int8": (("fold", {}), _EXPAND, ("quantize", {"flavour": "tensorrt"})),
+    }
 
     jetpack: str = "6.2"
     dla: bool = False

@@ -148,6 +148,30 @@ def warm_up(once: Callable[[], float], limit_s: float = 3.0) -> int:
             return len(times)
 
 
+def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float = 1.5, rounds: int = 200) -> dict[str, list[float]]:
+    """Milliseconds of each of several things, taken in turn in one process, so that what disturbs one disturbs all.
+
+    Up to `rounds` rounds, and at least 11, within about `seconds` for each; the order turns from round to round.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+
+    def once(name: str) -> float:
+        begin = time.perf_counter()
+        runs[name]()
+        return (time.perf_counter() - begin) * 1e3
+
+    for name in names:
+        warm_up(lambda name=name: once(name), limit_s=0.5)  # type: ignore[misc]
+    begin = time.perf_counter()
+    for index in range(rounds):
+        for name in names[index % len(names) :] + names[: index % len(names)]:
+            times[name].append(once(name))
+        if index >= 10 and time.perf_counter() - begin > seconds * len(names):
+            break
+    return times
+
+
 def peak_memory_bytes() -> int:
     """Highest resident size of this process so far."""
     try:

@@ -16,7 +16,7 @@ from edgesdk_converters.errors import DeviceError, EdgeError, MissingExtra
 
 from . import engine_cache
 from .bundle import Bundle, Provider
-from .onnxruntime_support import version_key
+from .onnxruntime_support import EXACT_INT8, version_key
 from .runner import DEFAULTS, RunnerFacts, RunOptions
 
 try:
@@ -98,6 +98,9 @@ class OnnxRunner:
         for key, value in runtime.config.items():
             session.add_session_config_entry(key, value)
         names = [provider.name for provider in providers]
+        if CPU in names and CPU not in [provider.name for provider in runtime.providers]:
+            for key, value in EXACT_INT8.items():
+                session.add_session_config_entry(key, value)
         if CPU not in names:
             session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         session.add_session_config_entry(_ASSIGNMENT, "1")

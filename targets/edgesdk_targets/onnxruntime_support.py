@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from edgesdk_converters.model import Model
 
 
+EXACT_INT8 = {"session.x64quantprecision": "1"}
+"""Integer sums on x86 as exact as on Arm and on GPUs, so that a check there is no check of x86's saturating kernels.
+
+kOrtSessionOptionsAvx2PrecisionMode in onnxruntime_session_options_config_keys.h; it has no effect on other CPUs.
+"""
+
+
 @dataclass(frozen=True)
 class Release:
     """What one release of ONNX Runtime loads."""

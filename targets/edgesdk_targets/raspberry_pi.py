@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgesdk_converters.errors import DoesNotFit, TargetError
 
@@ -12,7 +12,7 @@ from .bundle import Provider, Runtime
 from .device import DeviceProfile
 from .estimate import Roofline, latency, peak_memory
 from .figure import Figure
-from .onnxruntime_support import minimum_release
+from .onnxruntime_support import EXACT_INT8, minimum_release
 from .target import Compiled, Segment, Target
 
 if TYPE_CHECKING:
@@ -29,10 +29,23 @@ class RaspberryPi(Target):
     name: ClassVar[str] = "raspberry-pi"
     title: ClassVar[str] = "Raspberry Pi, ONNX Runtime on the Arm cores"
     default_device: ClassVar[str] = "raspberry-pi-4"
-    precisions: ClassVar = {"fp32": (("fold", {}),), "fp16": (("fold", {}), ("half", {}))}
+    precisions: ClassVar = {
+        "fp32": (("fold", {}),),
+        "fp16": (("fold", {}), ("half", {})),
+        "int8": (("fold", {}), ("quantize", {"flavour": "s8s8"})),
+        "w8": (("fold", {}), ("quantize", {"flavour": "weights", "bits": 8})),
+        "w4": (("fold", {}), ("quantize", {"flavour": "weights", "bits": 4})),
+    }
 
     threads: int = 0
     memory_gb: float = 0.0
+
+    def variants(self, precision: str) -> dict[str, dict[str, Any]]:
+        found = super().variants(precision)
+        if precision == "int8":
+            found["int8 u8s8"] = {"whole": [{"pass": "fold"}, {"pass": "quantize", "flavour": "u8s8"}]}
+            found["int8 dynamic"] = {"whole": [{"pass": "fold"}, {"pass": "quantize", "flavour": "dynamic"}]}
+        return found
 
     def check(self, segment: Segment) -> None:
         cores = self.device.need("cores", int)
@@ -72,7 +85,7 @@ class RaspberryPi(Target):
             providers=(Provider("CPUExecutionProvider"),),
             threads=self.threads or cores,
             arena=not small,
-            config={"session.intra_op.allow_spinning": "0" if cores < 2 or small else "1"},
+            config={"session.intra_op.allow_spinning": "0" if cores < 2 or small else "1", **EXACT_INT8},
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime, notes=tuple(notes))
 

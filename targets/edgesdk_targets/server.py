@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgesdk_converters.errors import TargetError
 
@@ -25,9 +25,25 @@ class Server(Target):
     name: ClassVar[str] = "server"
     title: ClassVar[str] = "server or PC, ONNX Runtime on its CPU"
     default_device: ClassVar[str] = "this-machine"
-    precisions: ClassVar = {"fp32": (("fold", {}),), "fp16": (("fold", {}), ("half", {}))}
+    precisions: ClassVar = {
+        "fp32": (("fold", {}),),
+        "fp16": (("fold", {}), ("half", {})),
+        "int8": (("fold", {}), ("quantize", {"flavour": "u8s8"})),
+        "w8": (("fold", {}), ("quantize", {"flavour": "weights", "bits": 8})),
+        "w4": (("fold", {}), ("quantize", {"flavour": "weights", "bits": 4})),
+    }
 
     threads: int = 0
+
+    def recipe(self, precision: str) -> dict[str, Any]:
+        plain = super().recipe(precision)
+        return {"whole": [self._fitted(step) for step in plain["whole"]]}
+
+    def variants(self, precision: str) -> dict[str, dict[str, Any]]:
+        found = super().variants(precision)
+        if precision == "int8":
+            found["int8 dynamic"] = {"whole": [{"pass": "fold"}, self._fitted({"pass": "quantize", "flavour": "dynamic"})]}
+        return found
 
     def check(self, segment: Segment) -> None:
         if not 0 <= self.threads <= 1024:
@@ -47,3 +63,12 @@ class Server(Target):
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         reason = "this machine's peak and bandwidth are in no profile; run edgesdk measure --on local"
         return (unavailable("latency_ms", self.device.name, reason), estimate.peak_memory(layers, self.device))
+
+    def _fitted(self, step: dict[str, Any]) -> dict[str, Any]:
+        """Weights of 7 bits where products with 8 would saturate.
+
+        ONNX Runtime, docs/performance/model-optimizations/quantization, "When and why do I need to try U8U8?".
+        """
+        if step["pass"] == "quantize" and step["flavour"] in ("u8s8", "dynamic") and self.device.get("int8_saturates", bool):
+            return {**step, "reduce_range": True}
+        return step

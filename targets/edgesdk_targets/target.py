@@ -76,6 +76,10 @@ class Target:
             )
         return {"whole": [{"pass": name, **options} for name, options in self.precisions[precision]]}
 
+    def variants(self, precision: str) -> dict[str, dict[str, Any]]:
+        """Recipes by name of which any gives the precision, the likeliest first: which is best depends on the network."""
+        return {precision: self.recipe(precision)}
+
     def check(self, segment: Segment) -> None:
         """Raise Unsupported (node, operator, reason) or DoesNotFit where the device cannot run the segment exactly."""
         raise NotImplementedError

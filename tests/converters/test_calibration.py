@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgesdk_converters.calibration import Samples, activation_ranges, split, synthetic
+from edgesdk_converters.calibration import Samples, split, synthetic
 from edgesdk_converters.errors import ModelError
 from edgesdk_converters.model import Model
 from edgesdk_converters.reference import Reference
@@ -190,23 +189,3 @@ def test_types_without_random_values_are_refused(build: Any) -> None:
         proto = build([helper.make_node("Identity", ["x"], ["y"])], [("x", [2], elem_type)], [("y", [2], elem_type)])
         with pytest.raises(ModelError, match="input 'x' has type"):
             synthetic(Model.from_proto(proto, "m"), 1)
-
-
-# --- ranges ------------------------------------------------------------------------------------------
-
-
-def test_ranges_are_those_of_numpy_and_chunks_change_nothing(conv_net: onnx.ModelProto) -> None:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(conv_net)
-    model = Model.from_proto(proto, "m")
-    samples = synthetic(model, 6)
-    ranges = activation_ranges(model, samples)
-    assert set(ranges) == {"x", "c1", "n1", "r1", "c2", "a2", "p", "f", "logits"}
-    rows = [Reference(model, ["c1", "r1", "f"]).run(sample) for sample in samples]
-    for name in ("c1", "r1", "f", "logits"):
-        values = np.stack([row[name] for row in rows])
-        assert ranges[name] == (float(values.min()), float(values.max()))
-    assert ranges["x"] == (float(samples.arrays["x"].min()), float(samples.arrays["x"].max()))
-    assert ranges["r1"][0] == 0.0
-    for budget in (1, 10_000):
-        assert activation_ranges(model, samples, budget_bytes=budget) == ranges

@@ -1,0 +1,151 @@
+"""Integer forms of a float graph by ONNX Runtime's own quantiser, given the ranges of its activations.
+
+Static: QuantizeLinear/DequantizeLinear pairs (QDQ) or integer operators (QOperator). Dynamic: ranges are taken at run time.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import MissingExtra
+
+try:
+    import onnx
+    from onnxruntime.quantization import QuantizationMode, QuantType
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+except ImportError as _error:
+    raise MissingExtra("cpu", "onnxruntime") from _error
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+BETWEEN = (
+    "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Reshape",
+    "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Split", "Resize", "Slice",
+)  # fmt: skip
+"""Operators that ONNX Runtime's CPU computes on integers: between two quantised layers they need no way back to float."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one flavour writes integers: types of activations and weights, and the options of the quantiser underneath."""
+
+    activation: QuantType
+    weight: QuantType
+    operators: tuple[str, ...] = (*WEIGHTED, *BETWEEN)
+    qdq: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether activations are centred on zero."""
+        return bool(self.options.get("ActivationSymmetric"))
+
+
+FORMS: Mapping[str, Form] = {
+    "u8s8": Form(QuantType.QUInt8, QuantType.QInt8),
+    "s8s8": Form(QuantType.QInt8, QuantType.QInt8),
+    # Weights are stored as int8 behind a DequantizeLinear, which TensorRT 10 reads; a pair around fp32 weights would make the
+    # file as large as the float one. Only inputs of weighted layers and of residual sums are quantised: TensorRT fuses the rest.
+    "tensorrt": Form(
+        QuantType.QInt8,
+        QuantType.QInt8,
+        (*WEIGHTED, "Add", "GlobalAveragePool", "AveragePool", "MaxPool", "Concat"),
+        options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "DedicatedQDQPair": True,
+            "QDQKeepRemovableActivations": True,
+        },
+    ),
+    "qoperator": Form(QuantType.QUInt8, QuantType.QInt8, qdq=False),
+}
+
+
+def static(
+    proto: onnx.ModelProto,
+    form: Form,
+    ranges: Mapping[str, tuple[float, float]],
+    nodes: Sequence[str],
+    *,
+    reduce_range: bool,
+) -> onnx.ModelProto:
+    """The graph with the named nodes on integers; takes the proto over.
+
+    `ranges` maps tensors to (low, high), 0 between them. With `reduce_range` weights have 7 bits: on x86 CPUs without VNNI
+    sums of two products u8 x s8 saturate at 16 bits otherwise.
+    """
+    known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in sorted(ranges.items())}
+    common = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
+    with _quiet(), _inferred(proto):
+        if form.qdq:
+            quantizer = QDQQuantizer(proto, True, reduce_range, *common)
+        else:
+            quantizer = ONNXQuantizer(proto, True, reduce_range, QuantizationMode.QLinearOps, True, *common)
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    return _cleaned(quantizer.model.model)
+
+
+def dynamic(proto: onnx.ModelProto, nodes: Sequence[str], *, reduce_range: bool) -> onnx.ModelProto:
+    """The graph with int8 weights in the named Gemm and MatMul nodes, whose inputs are quantised as they come.
+
+    Takes the proto over. The quantiser first turns every Gemm into a MatMul named after it and an Add.
+    Convolutions stay in float: ONNX Runtime's ConvInteger is several times slower than its float Conv.
+    """
+    options = {"MatMulConstBOnly": True}
+    with _quiet(), _inferred(proto):
+        quantizer = ONNXQuantizer(
+            proto, True, reduce_range, QuantizationMode.IntegerOps, False, QuantType.QInt8, QuantType.QUInt8, None,
+            [*nodes, *(f"{name}_MatMul" for name in nodes)], [], ["MatMul"], options,
+        )  # fmt: skip
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    return _cleaned(quantizer.model.model)
+
+
+def _cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what the quantiser leaves: its mark, stale types, zero points of biases, initialisers that nothing reads."""
+    marks = [entry for entry in proto.metadata_props if entry.key != "onnx.infer"]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(marks)
+    del proto.graph.value_info[:]
+    biases = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT32}
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in biases:
+            del node.input[2:]  # zeros, which are the default: they would take as many bytes as the biases
+    used = {name for node in proto.graph.node for name in node.input} | {output.name for output in proto.graph.output}
+    kept = sorted((tensor for tensor in proto.graph.initializer if tensor.name in used), key=lambda tensor: tensor.name)
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(copies)
+    return proto
+
+
+@contextmanager
+def _inferred(proto: onnx.ModelProto) -> Iterator[None]:
+    """Marks the graph as shape-inferred, which it is, so that the quantiser does not write it to disk to do so again."""
+    proto.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser talks to the root logger; what matters of it is in our own notes and errors."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

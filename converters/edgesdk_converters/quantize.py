@@ -1,0 +1,194 @@
+"""Quantize: weights, and mostly activations, as small integers, in the form that a target runs fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from . import qdq
+from .errors import MissingExtra, ModelError, PassError
+from .model import Model, Step
+from .passes import Given
+
+try:
+    import onnx
+    from onnx import version_converter
+except ImportError as _error:
+    raise MissingExtra("convert", "onnx") from _error
+
+Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "fixed"]
+Calibration = Literal["minmax", "percentile", "entropy", "mse"]
+STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
+PER_CHANNEL_OPSET = 13
+_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """float32 to integers where the flavour has an integer form; inputs and outputs of the model keep their types.
+
+    `flavour`: `u8s8`, `s8s8` (CPU: unsigned or signed activations, signed weights, QDQ), `tensorrt` (explicit quantisation:
+    symmetric, biases in float), `qoperator` (QLinear operators), `dynamic` (Gemm and MatMul only, ranges at run time),
+    `weights` (8 or 4 `bits`, activations in float), `fixed` (power-of-two scales, 2 to 16 `bits`, `rounding`).
+
+    `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
+    weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
+    (Nagel et al. 2019, arXiv 1906.04721). Nodes named in `keep` stay in float; if `only` is not empty, all others do.
+    `repair` is read by the export: whether other options are tried when the accuracy contract breaks.
+    """
+
+    name: ClassVar[str] = "quantize"
+    flavour: Flavour = "u8s8"
+    bits: int = 8
+    calibration: Calibration = "minmax"
+    percentile: float = 99.99
+    reduce_range: bool = False
+    bias_correction: bool = False
+    rounding: Literal["half_even", "half_up"] = "half_even"
+    keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    repair: bool = True
+
+    def __post_init__(self) -> None:
+        allowed = {"weights": (4, 8), "fixed": tuple(range(2, 17))}.get(self.flavour, (8,))
+        if self.bits not in allowed:
+            raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
+        if not 50 < self.percentile <= 100:
+            raise PassError(self.name, f"percentile is {self.percentile}; allowed: above 50, up to 100")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether ranges of activations are taken from data."""
+        return self.flavour in STATIC
+
+    def __call__(self, model: Model, given: Given) -> Model:
+        if self.needs_calibration and given.train.synthetic:
+            raise PassError(
+                self.name,
+                f"flavour {self.flavour} takes the ranges of activations from data, and there are only {given.train.origin}",
+                "give real inputs with --train FILE.npz (or --data, of which a part is then used)",
+            )
+        model = named(model)
+        nodes = self.nodes(model)
+        if not nodes:
+            wanted = "weighted layers" if self.flavour != "dynamic" else "Gemm or MatMul nodes with constant weights"
+            raise PassError(self.name, f"no {wanted} in {model.name} to quantise", "take --precision fp32 or fp16")
+        proto, note = self._quantised(model, nodes, given)
+        left = len(weighted(model)) - len([node for node in nodes if node in weighted(model)])
+        told = f"{self.flavour}: {len(weighted(model)) - left} weighted layers quantised, {left} left in float"
+        options = {"flavour": self.flavour} | ({"bits": self.bits} if self.bits != 8 else {})
+        try:
+            return model.changed(proto, Step(self.name, options, f"{told}{note}"))
+        except ModelError as error:
+            raise PassError(
+                self.name, f"the quantised model is not valid: {error.message}", "take another flavour, or --precision fp16"
+            ) from error
+
+    def nodes(self, model: Model) -> list[str]:
+        """Names of the nodes that this pass turns to integers, in graph order."""
+        if self.flavour in qdq.FORMS:
+            wanted = {n.name for n in model.proto.graph.node if n.op_type in qdq.FORMS[self.flavour].operators}
+        elif self.flavour == "dynamic":
+            wanted = {n.name for n in _with_constant_weights(model) if n.op_type in ("Gemm", "MatMul")}
+        else:
+            wanted = {n.name for n in _with_constant_weights(model)}
+        self._check_names(model)
+        chosen = [n.name for n in model.proto.graph.node if n.name in wanted and n.name not in self.keep]
+        if self.only:
+            chosen = [name for name in chosen if name in self.only]
+        return chosen if set(chosen) & set(weighted(model)) else []
+
+    def _check_names(self, model: Model) -> None:
+        known = {node.name for node in model.proto.graph.node}
+        for option in ("keep", "only"):
+            for name in getattr(self, option):
+                if name not in known:
+                    raise PassError(
+                        self.name, f"{option} names the node {name!r}, which is not there", "edgesdk inspect MODEL lists nodes"
+                    )
+
+    def _quantised(self, model: Model, nodes: Sequence[str], given: Given) -> tuple[onnx.ModelProto, str]:
+        if self.flavour == "dynamic":
+            return self._run(lambda: qdq.dynamic(model.copy_proto(), nodes, reduce_range=self.reduce_range)), ""
+        if self.flavour == "weights":
+            from .weight_only import weight_only
+
+            proto, told = weight_only(model, self.bits, keep=self.keep, only=self.only)
+            return proto, f"; {told}"
+        from .observe import observe
+
+        form = qdq.FORMS.get(self.flavour)
+        ranges = observe(
+            model, given.train, method=self.calibration, percentile=self.percentile, bits=min(self.bits, 8),
+            symmetric=form is None or form.symmetric, progress=given.progress, cache=given.cache,
+        )  # fmt: skip
+        note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
+        if form is None:
+            from .fixed_point import fixed_point
+
+            proto, told = fixed_point(model, ranges, bits=self.bits, keep=self.keep, only=self.only, rounding=self.rounding)
+            return proto, f"{note}; {told}"
+
+        def once(source: Model) -> onnx.ModelProto:
+            return self._run(lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range))
+
+        proto = once(model)
+        if self.bias_correction:
+            from .bias import corrected
+
+            given.progress("correcting biases")
+            moved = corrected(model, model.changed(proto), given.train, given.progress)
+            proto, note = once(model.changed(moved)), f"{note}; biases corrected"
+        return proto, note + ("; 7-bit weights" if self.reduce_range else "")
+
+    def _run(self, work: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
+        try:
+            return work()
+        except _FAILURES as error:
+            raise PassError(
+                self.name, f"ONNX Runtime's quantiser failed: {type(error).__name__}: {error}", "take another flavour"
+            ) from error
+
+
+def named(model: Model) -> Model:
+    """The model with a unique name for every node and an opset that has per-channel quantisation (13)."""
+    proto = model.copy_proto()
+    steps = []
+    if model.opset < PER_CHANNEL_OPSET:
+        try:
+            proto = version_converter.convert_version(proto, 17)
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            raise PassError(
+                "quantize", f"opset {model.opset} has no per-channel quantisation, and cannot be raised: {error}",
+                "export the model again with opset 13 or newer",
+            ) from error  # fmt: skip
+        steps.append(Step("opset", note=f"opset {model.opset} raised to 17 for per-channel quantisation"))
+    taken: set[str] = set()
+    unnamed = False
+    for node in proto.graph.node:
+        name = node.name or f"{node.op_type}_{node.output[0]}"
+        unique, count = name, 1
+        while unique in taken:
+            count += 1
+            unique = f"{name}_{count}"
+        unnamed |= unique != node.name
+        node.name = unique
+        taken.add(unique)
+    return model.changed(proto, *steps) if steps or unnamed else model
+
+
+def weighted(model: Model) -> list[str]:
+    """Names of the nodes that do matrix work with stored weights, in graph order."""
+    return [node.name for node in _with_constant_weights(model)]
+
+
+def _with_constant_weights(model: Model) -> list[onnx.NodeProto]:
+    stored = {tensor.name for tensor in model.proto.graph.initializer}
+    return [
+        node for node in model.proto.graph.node if node.op_type in qdq.WEIGHTED and any(name in stored for name in node.input[:2])
+    ]
+
+
+def _listed(values: Sequence[int]) -> str:
+    return f"{values[0]} to {values[-1]}" if len(values) > 2 else " or ".join(map(str, values))

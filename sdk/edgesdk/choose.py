@@ -1,0 +1,345 @@
+"""Choose: candidates of an export are made and held against the contract; the fastest that holds it is kept.
+
+A candidate that breaks the contract is repaired first, where its quantiser allows: each rung of the ladder is a recipe of
+its own, so that what is kept can be repeated to the byte without looking for it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgesdk_converters.errors import ContractBroken, EdgeError, PassError, RecipeError, Unsupported
+from edgesdk_converters.recipe import Recipe
+from edgesdk_targets import bundle as bundles
+from edgesdk_targets import runner
+from edgesdk_targets.figure import Figure
+from edgesdk_targets.measure import machine_facts, side_by_side
+from edgesdk_targets.target import Target
+
+if TYPE_CHECKING:
+    from .exporting import Prepared
+    from .trial import Trial
+
+AUTO = "auto"
+WORTH = 1.05
+"""A precision that loses accuracy must be at least this much faster than a better one to be kept."""
+LARGEST_FLOAT_SHARE = 0.5
+"""Of the weighted layers that may stay in float in a mixed precision: with more, little of int8 is left."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to make the artefact. `name` is for people: the precision, and what is special about this way."""
+
+    name: str
+    precision: str
+    recipe: Recipe
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether one of its passes takes ranges from data."""
+        return any(getattr(step, "needs_calibration", False) for step in self.recipe.whole)
+
+    @property
+    def repairs(self) -> bool:
+        """Whether it may be changed when it breaks the contract."""
+        return any(getattr(step, "repair", False) for step in self.recipe.whole)
+
+    def settled(self) -> Candidate:
+        """The same without further repairs: what a bundle records."""
+        return self.with_quantize(repair=False)
+
+    def with_quantize(self, name: str = "", **options: Any) -> Candidate:
+        """The same with options of its quantise pass changed."""
+        steps = tuple(replace(step, **options) if hasattr(step, "repair") else step for step in self.recipe.whole)  # type: ignore[type-var]
+        return replace(self, name=name or self.name, recipe=Recipe(steps))
+
+    def with_pass_before(self, made: Any, name: str) -> Candidate:
+        """The same with a pass more, before its quantise pass."""
+        steps = list(self.recipe.whole)
+        place = next(index for index, step in enumerate(steps) if hasattr(step, "repair"))
+        return replace(self, name=name, recipe=Recipe((*steps[:place], made, *steps[place:])))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a candidate: the finished export, or why there is none."""
+
+    candidate: Candidate
+    prepared: Prepared | None = None
+    error: EdgeError | None = None
+    speed: Figure | None = None
+
+
+Build = Callable[[Candidate], "Prepared"]
+
+
+def candidates(backend: Target, precision: str, recipe: Recipe | None, settings: Mapping[str, str]) -> tuple[Candidate, ...]:
+    """The ways to try for a precision: one for a given recipe, some for int8, all that the target has for `auto`.
+
+    Raises RecipeError for settings of passes that none of them has.
+    """
+    if recipe is not None:
+        return (Candidate(precision, precision, recipe.with_settings(settings)),)
+    asked = list(backend.precisions) if precision == AUTO else [precision]
+    plain: list[Candidate] = []
+    for each in asked:
+        for name, data in backend.variants(each).items():
+            plain.append(Candidate(name, each, Recipe.from_plain(data, f"target {backend.name}")))
+    known = {step.name for candidate in plain for step in candidate.recipe.whole}
+    for key in settings:
+        if key.partition(".")[0] not in known:
+            raise RecipeError(f"--set {key}: no recipe of {backend.name} for {precision} has that pass; they have: "
+                              f"{', '.join(sorted(known))}")  # fmt: skip
+    return tuple(
+        replace(
+            candidate,
+            recipe=candidate.recipe.with_settings(
+                {
+                    key: value
+                    for key, value in settings.items()
+                    if key.partition(".")[0] in {step.name for step in candidate.recipe.whole}
+                }
+            ),
+        )
+        for candidate in plain
+    )
+
+
+def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Target, on: str | None) -> Prepared:
+    """The fastest of the candidates that holds the contract, its report telling of all of them.
+
+    Speed is measured side by side where the bundle is for this machine (or `on` is "local": this machine is the device),
+    and estimated elsewhere. A single candidate without repairs is made as it is. Raises what the candidate raises, or
+    ContractBroken where none holds.
+    """
+    if len(found) == 1 and not found[0].repairs:
+        return build(found[0])
+    attempts: list[Attempt] = []
+    for candidate in found:
+        attempts += _held(candidate, build, trial)
+    holding = [attempt for attempt in attempts if attempt.prepared is not None]
+    if not holding:
+        raise _broken(attempts, trial)
+    base = next((a for a in holding if a.candidate.precision == "fp32"), None)
+    if base is None:
+        base = _baseline(backend, build)
+    ranked = _ranked(holding, base, backend, on)
+    best = ranked[0]
+    for attempt in ranked[1:]:
+        assert attempt.speed is not None and best.speed is not None
+        if (attempt.speed.value or 0) > WORTH * (best.speed.value or 0):
+            best = attempt
+    return _told(best, attempts, ranked, base)
+
+
+def _held(candidate: Candidate, build: Build, trial: Trial) -> list[Attempt]:
+    """A candidate and, while the contract breaks, its repairs; the last of them holds it if any does."""
+    attempts: list[Attempt] = []
+
+    def tried(one: Candidate) -> Attempt:
+        trial.progress(f"trying {one.name}")
+        try:
+            attempts.append(Attempt(one, build(one.settled())))
+        except (ContractBroken, PassError, Unsupported) as error:
+            attempts.append(Attempt(one, error=error))
+        return attempts[-1]
+
+    first = tried(candidate)
+    if first.prepared is not None or not isinstance(first.error, ContractBroken) or not candidate.repairs:
+        return attempts
+    for repaired in _ladder(candidate, trial):
+        if tried(repaired).prepared is not None:
+            return attempts
+    last = attempts[-1].candidate
+    _mixed(last if last.needs_calibration else candidate, tried, trial)
+    return attempts
+
+
+def _ladder(candidate: Candidate, trial: Trial) -> Iterator[Candidate]:
+    """Repairs that cost no speed, in order, each with those before it; then rotation, which costs some."""
+    from edgesdk_converters import find
+
+    if not candidate.needs_calibration:
+        return
+    name = candidate.name
+    now = candidate.with_quantize(f"{name} +bias correction", bias_correction=True)
+    yield now
+    now = now.with_pass_before(find("equalize")(), f"{name} +equalisation +bias correction")
+    yield now
+    now = now.with_quantize(f"{name} +equalisation +bias correction +clip search", calibration="mse")
+    yield now
+    if any(node.op_type in ("LayerNormalization", "Softmax") for node in trial.source.proto.graph.node):
+        yield now.with_pass_before(find("rotate")(), f"{name} +equalisation +rotation +bias correction +clip search")
+
+
+def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> None:
+    """Mixed precision: the fewest of the most sensitive layers in float with which the contract holds, by bisection.
+
+    Layers are ordered by noise per MAC: what is won for what it costs (a knapsack, filled greedily).
+    """
+    order = trial.most_sensitive(candidate.recipe)
+    limit = max(1, int(LARGEST_FLOAT_SHARE * len(order)))
+    low, high = 0, 1
+    name = candidate.name
+
+    def holds(count: int) -> bool:
+        kept = tuple(sorted(order[:count]))
+        return tried(candidate.with_quantize(f"{name} +{count} layers in float", keep=kept)).prepared is not None
+
+    while not holds(high):
+        low = high
+        if high == limit:
+            return
+        high = min(2 * high, limit)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+
+
+def _baseline(backend: Target, build: Build) -> Attempt | None:
+    """fp32 on the same target, to compare with; None where it cannot be made."""
+    if "fp32" not in backend.precisions:
+        return None
+    recipe = Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")
+    candidate = Candidate("fp32", "fp32", recipe)
+    try:
+        return Attempt(candidate, build(candidate))
+    except EdgeError as error:
+        return Attempt(candidate, error=error)
+
+
+def _ranked(holding: Sequence[Attempt], base: Attempt | None, backend: Target, on: str | None) -> list[Attempt]:
+    """The attempts that hold, each with its speed relative to fp32 and where that comes from."""
+    if base is None or base.prepared is None:
+        return list(holding)
+    if on == "local" or backend.device.name == "this-machine":
+        return _measured(holding, base)
+    return [replace(attempt, speed=_estimated(attempt, base, backend)) for attempt in holding]
+
+
+def _measured(holding: Sequence[Attempt], base: Attempt) -> list[Attempt]:
+    loaded: dict[str, runner.Runner] = {}
+    try:
+        for attempt in (base, *holding):
+            if attempt.prepared is not None and attempt.candidate.name not in loaded:
+                prepared = attempt.prepared
+                draft = bundles.draft(Path(prepared.manifest.name), prepared.manifest, prepared.files)
+                loaded[attempt.candidate.name] = runner.load(draft, runner.RunOptions(allow_fallback=True))
+        assert base.prepared is not None
+        feed = base.prepared.feed
+        times = side_by_side({name: _once(one, feed) for name, one in loaded.items()})
+    finally:
+        for one in loaded.values():
+            one.close()
+    reference = np.asarray(times[base.candidate.name])
+    facts = machine_facts()
+    where = f"this machine ({facts['cpu']}, {facts['architecture']})"
+    ranked = []
+    for attempt in holding:
+        own = np.asarray(times[attempt.candidate.name])
+        ratio = float(np.median(reference) / np.median(own))
+        method = f"fp32 {np.median(reference):.3g} ms over {np.median(own):.3g} ms, medians, run in turn in one process"
+        ranked.append(replace(attempt, speed=Figure("speed_ratio", ratio, "measured", where, method, n=len(own))))
+    return ranked
+
+
+def _once(one: runner.Runner, feed: Mapping[str, Any]) -> Callable[[], object]:
+    return lambda: one.run(feed)
+
+
+def _estimated(attempt: Attempt, base: Attempt, backend: Target) -> Figure:
+    assert attempt.prepared is not None and base.prepared is not None
+    return backend.speed_ratio(attempt.prepared.layers, base.prepared.layers)
+
+
+def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], base: Attempt | None) -> Prepared:
+    """The winner, with the story of the choice in its report."""
+    speeds = {attempt.candidate.name: attempt.speed for attempt in ranked}
+    rows, notes = [], []
+    for attempt in attempts:
+        speed = speeds.get(attempt.candidate.name)
+        kept = attempt.candidate is best.candidate
+        rows.append(_row(attempt, speed, "kept" if kept else "", best))
+    prepared = best.prepared
+    assert prepared is not None
+    report = prepared.report
+    if best.speed is not None and best.candidate.precision != "fp32":
+        report = replace(report, rows=(*report.rows, best.speed))
+    notes.append(_reason(best, ranked))
+    judged = sum(1 for attempt in attempts if attempt.prepared is not None or isinstance(attempt.error, ContractBroken))
+    if judged > 1:
+        notes.append(f"{judged} candidates were judged on the same check data: the chosen one's accuracy is a little flattered")
+    return replace(prepared, report=replace(report, candidates=tuple(rows), notes=(*report.notes, *notes)))
+
+
+def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": attempt.candidate.name, "precision": attempt.candidate.precision}
+    if attempt.prepared is None:
+        broken = isinstance(attempt.error, ContractBroken)
+        assert attempt.error is not None
+        return row | {"status": "broken" if broken else "not made", "why": attempt.error.message}
+    report = attempt.prepared.report
+    drop, size = report.find("accuracy_drop"), report.find("artifact_bytes")
+    row |= {
+        "status": kept or "holds",
+        "why": "" if kept else _slower(attempt, speed, best),
+        "accuracy_drop_points": None if drop is None else drop.value,
+        "artifact_bytes": None if size is None else size.value,
+        "recipe": attempt.prepared.recipe.to_plain(),
+    }
+    if speed is not None:
+        row["speed_ratio"], row["provenance"], row["where"] = speed.value, speed.provenance, speed.where
+    return row
+
+
+def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
+    if speed is None or speed.value is None or best.speed is None or best.speed.value is None:
+        return "its speed is not known"
+    if speed.value < 1:
+        return f"{speed.value:.2f}x of fp32's speed: slower ({speed.provenance})"
+    return f"{speed.value:.2f}x of fp32's speed, {best.candidate.name} has {best.speed.value:.2f}x ({speed.provenance})"
+
+
+def _reason(best: Attempt, ranked: Sequence[Attempt]) -> str:
+    """Why this one, in a line."""
+    told = []
+    for attempt in ranked:
+        if attempt is not best and attempt.speed is not None and attempt.speed.value is not None:
+            told.append(f"{attempt.candidate.name} {attempt.speed.value:.2f}x")
+    if best.speed is None or best.speed.value is None:
+        return f"{best.candidate.name} kept: speeds are not known"
+    basis = {"measured": "measured here", "estimated": "estimated"}.get(best.speed.provenance, best.speed.provenance)
+    others = f"; {', '.join(told)}" if told else ""
+    if best.candidate.precision != "fp32" and best.speed.value < 1:
+        return f"{best.candidate.name} {best.speed.value:.2f}x of fp32's speed, {basis}: SLOWER than fp32 here{others}"
+    return f"{best.candidate.name} kept: {best.speed.value:.2f}x of fp32's speed, {basis}{others}"
+
+
+def _broken(attempts: Sequence[Attempt], trial: Trial) -> EdgeError:
+    """One error for the whole: what broke first, which layers cost most, what would hold."""
+    broken = [attempt for attempt in attempts if isinstance(attempt.error, ContractBroken)]
+    if not broken:
+        assert attempts[0].error is not None
+        return attempts[0].error
+    first, last = broken[0], broken[-1]
+    assert isinstance(first.error, ContractBroken)
+    costly = trial.costliest(first.candidate.recipe)
+    message = f"{first.candidate.name}: {first.error.message}"
+    if costly:
+        message += f"; the layers that cost most: {', '.join(costly)}"
+    if len(broken) > 1:
+        assert last.error is not None
+        message += f"; {len(broken) - 1} repairs did not do either, the last ({last.candidate.name}): {last.error.message}"
+    way = "--precision auto keeps what holds" if len(broken) > 1 else (
+        "leave repairs on (quantize.repair=true)" if not first.candidate.repairs else "--precision auto keeps what holds"
+    )  # fmt: skip
+    return ContractBroken(message, f"{way}; or --precision fp16, or a larger --max-drop")
