@@ -17,7 +17,7 @@ try:
 except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
-Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "fixed"]
+Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored", "fixed"]
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
 PER_CHANNEL_OPSET = 13
@@ -30,7 +30,8 @@ class Quantize:
 
     `flavour`: `u8s8`, `s8s8` (CPU: unsigned or signed activations, signed weights, QDQ), `tensorrt` (explicit quantisation:
     symmetric, biases in float), `qoperator` (QLinear operators), `dynamic` (Gemm and MatMul only, ranges at run time),
-    `weights` (8 or 4 `bits`, activations in float), `fixed` (power-of-two scales, 2 to 16 `bits`, `rounding`).
+    `weights` (8 or 4 `bits`, activations in float; dense layers as MatMulNBits), `stored` (the same, smaller in the file
+    alone), `fixed` (power-of-two scales, 2 to 16 `bits`, `rounding`).
 
     `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
@@ -51,7 +52,7 @@ class Quantize:
     repair: bool = True
 
     def __post_init__(self) -> None:
-        allowed = {"weights": (4, 8), "fixed": tuple(range(2, 17))}.get(self.flavour, (8,))
+        allowed = {"weights": (4, 8), "stored": (4, 8), "fixed": tuple(range(2, 17))}.get(self.flavour, (8,))
         if self.bits not in allowed:
             raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
         if not 50 < self.percentile <= 100:
@@ -111,10 +112,11 @@ class Quantize:
     def _quantised(self, model: Model, nodes: Sequence[str], given: Given) -> tuple[onnx.ModelProto, str]:
         if self.flavour == "dynamic":
             return self._run(lambda: qdq.dynamic(model.copy_proto(), nodes, reduce_range=self.reduce_range)), ""
-        if self.flavour == "weights":
+        if self.flavour in ("weights", "stored"):
             from .weight_only import weight_only
 
-            proto, told = weight_only(model, self.bits, keep=self.keep, only=self.only)
+            packed = self.flavour == "weights"
+            proto, told = weight_only(model, self.bits, packed=packed, keep=self.keep, only=self.only)
             return proto, f"; {told}"
         from .observe import observe
 

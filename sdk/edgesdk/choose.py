@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesdk_converters.errors import ContractBroken, EdgeError, PassError, RecipeError, Unsupported
+from edgesdk_converters.errors import ContractBroken, EdgeError, ModelError, PassError, RecipeError, Unsupported
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import runner
@@ -22,12 +22,17 @@ from edgesdk_targets.measure import machine_facts, side_by_side
 from edgesdk_targets.target import Target
 
 if TYPE_CHECKING:
+    from edgesdk_converters.model import Model
+
     from .exporting import Prepared
     from .trial import Trial
 
 AUTO = "auto"
 WORTH = 1.05
 """A precision that loses accuracy must be at least this much faster than a better one to be kept."""
+COSTLIEST = 3
+DENSE_SHARE = 0.5
+"""Of all MACs, in dense layers, from which on dynamic int8 counts as int8."""
 LARGEST_FLOAT_SHARE = 0.5
 """Of the weighted layers that may stay in float in a mixed precision: with more, little of int8 is left."""
 
@@ -111,6 +116,22 @@ def candidates(backend: Target, precision: str, recipe: Recipe | None, settings:
     )
 
 
+def fitting(found: Sequence[Candidate], model: Model) -> tuple[Candidate, ...]:
+    """Without those that would leave most of the network's work in float: dynamic int8 knows dense layers alone."""
+    from edgesdk_converters.cost import layers
+    from edgesdk_converters.quantize import Quantize
+
+    try:
+        work = [(layer.op, layer.macs) for layer in layers(model)]
+    except ModelError:
+        return tuple(found)
+    dense = sum(macs for op, macs in work if op in ("Gemm", "MatMul"))
+    if dense >= DENSE_SHARE * sum(macs for _, macs in work):
+        return tuple(found)
+    few = [c for c in found if any(isinstance(s, Quantize) and s.flavour == "dynamic" for s in c.recipe.whole)]
+    return tuple(candidate for candidate in found if candidate not in few) or tuple(found)
+
+
 def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Target, on: str | None) -> Prepared:
     """The fastest of the candidates that holds the contract, its report telling of all of them.
 
@@ -183,7 +204,9 @@ def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: T
 
     Layers are ordered by noise per MAC: what is won for what it costs (a knapsack, filled greedily).
     """
-    order = trial.most_sensitive(candidate.recipe)
+    order = [one.layer for one in trial.most_sensitive(candidate.recipe)]
+    if not order:
+        return
     limit = max(1, int(LARGEST_FLOAT_SHARE * len(order)))
     low, high = 0, 1
     name = candidate.name
@@ -304,9 +327,11 @@ def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> di
 def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
     if speed is None or speed.value is None or best.speed is None or best.speed.value is None:
         return "its speed is not known"
-    if speed.value < 1:
-        return f"{speed.value:.2f}x of fp32's speed: slower ({speed.provenance})"
-    return f"{speed.value:.2f}x of fp32's speed, {best.candidate.name} has {best.speed.value:.2f}x ({speed.provenance})"
+    if attempt.candidate.precision != "fp32" and speed.value < 1:
+        return "slower than fp32"
+    if speed.value > best.speed.value:
+        return f"not {WORTH:g} times as fast as {best.candidate.name}, which comes first"
+    return f"no faster than {best.candidate.name}"
 
 
 def _reason(best: Attempt, ranked: Sequence[Attempt]) -> str:
@@ -332,10 +357,11 @@ def _broken(attempts: Sequence[Attempt], trial: Trial) -> EdgeError:
         return attempts[0].error
     first, last = broken[0], broken[-1]
     assert isinstance(first.error, ContractBroken)
-    costly = trial.costliest(first.candidate.recipe)
+    costly = trial.most_sensitive(first.candidate.recipe)[:COSTLIEST]
     message = f"{first.candidate.name}: {first.error.message}"
     if costly:
-        message += f"; the layers that cost most: {', '.join(costly)}"
+        told = ", ".join(f"{one.layer} ({one.output_sqnr_db:.0f} dB alone)" for one in costly)
+        message += f"; the layers that cost most: {told}"
     if len(broken) > 1:
         assert last.error is not None
         message += f"; {len(broken) - 1} repairs did not do either, the last ({last.candidate.name}): {last.error.message}"

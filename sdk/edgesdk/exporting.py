@@ -142,6 +142,8 @@ def prepare(
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
     if not source.signature.inputs:
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
+    if given is None:
+        candidates = choose.fitting(candidates, source)
     calibrates = any(candidate.needs_calibration for candidate in candidates)
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
     trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates})

@@ -29,11 +29,13 @@ from edgesdk_targets.target import Compiled, Segment, Target
 if TYPE_CHECKING:
     from edgesdk_converters.calibration import Samples
     from edgesdk_converters.model import Model
+    from edgesdk_converters.sensitivity import LayerSensitivity
 Array = NDArray[Any]
 GOLDEN_CASES = 3
 INTEGER = frozenset(["int8", "w8", "w4"])
 """Precisions that are not the same function up to rounding."""
 CALIBRATION_CASES = 128
+SENSITIVITY_CASES = 16
 EXACT = 1e-5
 """Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
 
@@ -126,6 +128,30 @@ class Trial:
                         _parity_hint(step.name),
                     )
         return model
+
+    def most_sensitive(self, recipe: Recipe) -> tuple[LayerSensitivity, ...]:
+        """The layers that a recipe's quantise pass turns to integers, those first whose noise is worth most to be rid of.
+
+        Judged on calibration inputs, each layer alone, at the model's outputs; empty where the pass cannot do one layer alone.
+        """
+        from edgesdk_converters import observe
+        from edgesdk_converters.passes import Given
+        from edgesdk_converters.quantize import Quantize, named
+        from edgesdk_converters.sensitivity import costliest, sensitivity
+
+        place = next((index for index, step in enumerate(recipe.whole) if isinstance(step, Quantize)), None)
+        if place is None:
+            return ()
+        step = recipe.whole[place]
+        assert isinstance(step, Quantize)
+        given = Given(self.source, self.calibrate, self.progress, observe.default_cache())
+        model = named(Recipe(recipe.whole[:place]).run(self.source, given))
+        few = self.calibrate.take(np.arange(min(SENSITIVITY_CASES, len(self.calibrate))))
+
+        def alone(names: tuple[str, ...]) -> Model:
+            return replace(step, only=names, keep=(), bias_correction=False)(model, given)
+
+        return costliest(sensitivity(model, few, alone, step.nodes(model), progress=self.progress))
 
     def finish(
         self,

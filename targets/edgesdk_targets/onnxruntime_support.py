@@ -26,6 +26,19 @@ kOrtSessionOptionsAvx2PrecisionMode in onnxruntime_session_options_config_keys.h
 """
 
 
+EXPAND_STORED = {"session.disable_quant_qdq": "1"}
+"""Weights that are stored as integers become floats once, at loading, not at every run.
+
+kOrtSessionOptionsDisableQuantQDQ in onnxruntime_session_options_config_keys.h.
+"""
+
+
+def session_config(model: Model) -> dict[str, str]:
+    """Session options that a graph needs to be run as it is meant: those for weights stored as integers beside float work."""
+    operators = {node.op_type for node in model.proto.graph.node}
+    return dict(EXPAND_STORED) if "DequantizeLinear" in operators and "QuantizeLinear" not in operators else {}
+
+
 @dataclass(frozen=True)
 class Release:
     """What one release of ONNX Runtime loads."""

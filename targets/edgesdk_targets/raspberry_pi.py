@@ -12,7 +12,7 @@ from .bundle import Provider, Runtime
 from .device import DeviceProfile
 from .estimate import Roofline, latency, peak_memory
 from .figure import Figure
-from .onnxruntime_support import EXACT_INT8, minimum_release
+from .onnxruntime_support import EXACT_INT8, minimum_release, session_config
 from .target import Compiled, Segment, Target
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class RaspberryPi(Target):
         if precision == "int8":
             found["int8 u8s8"] = {"whole": [{"pass": "fold"}, {"pass": "quantize", "flavour": "u8s8"}]}
             found["int8 dynamic"] = {"whole": [{"pass": "fold"}, {"pass": "quantize", "flavour": "dynamic"}]}
+        if precision in ("w8", "w4"):
+            stored = {"pass": "quantize", "flavour": "stored", "bits": int(precision[1:])}
+            found[f"{precision} stored"] = {"whole": [{"pass": "fold"}, stored]}
         return found
 
     def check(self, segment: Segment) -> None:
@@ -85,7 +88,11 @@ class RaspberryPi(Target):
             providers=(Provider("CPUExecutionProvider"),),
             threads=self.threads or cores,
             arena=not small,
-            config={"session.intra_op.allow_spinning": "0" if cores < 2 or small else "1", **EXACT_INT8},
+            config={
+                "session.intra_op.allow_spinning": "0" if cores < 2 or small else "1",
+                **EXACT_INT8,
+                **session_config(segment.model),
+            },
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime, notes=tuple(notes))
 

@@ -11,7 +11,7 @@ from edgesdk_converters.errors import TargetError
 from . import estimate
 from .bundle import Provider, Runtime
 from .figure import Figure, unavailable
-from .onnxruntime_support import minimum_release
+from .onnxruntime_support import minimum_release, session_config
 from .target import Compiled, Segment, Target
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Server(Target):
         found = super().variants(precision)
         if precision == "int8":
             found["int8 dynamic"] = {"whole": [{"pass": "fold"}, self._fitted({"pass": "quantize", "flavour": "dynamic"})]}
+        if precision in ("w8", "w4"):
+            stored = {"pass": "quantize", "flavour": "stored", "bits": int(precision[1:])}
+            found[f"{precision} stored"] = {"whole": [{"pass": "fold"}, stored]}
         return found
 
     def check(self, segment: Segment) -> None:
@@ -57,6 +60,7 @@ class Server(Target):
             minimum=minimum_release(segment.model, self.name),
             providers=(Provider("CPUExecutionProvider"),),
             threads=self.threads,
+            config=session_config(segment.model),
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime)
 
