@@ -112,6 +112,23 @@ def total(records: Iterable[Layer]) -> Totals:
     )
 
 
+def integer_share(records: Iterable[Layer]) -> float:
+    """Share of all MACs that are done on integers: between quantised tensors, or in an integer operator; 0..1."""
+    records = tuple(records)
+    dequantised = {name for layer in records if layer.op == "DequantizeLinear" for name in layer.outputs}
+    quantised = {name for layer in records if layer.op == "QuantizeLinear" for name in layer.inputs}
+    weights_alone = not quantised
+    whole = sum(layer.macs for layer in records)
+    if not whole:
+        return 0.0
+    done = 0
+    for layer in records:
+        between = bool(layer.inputs) and not weights_alone and all(name in dequantised for name in layer.inputs)
+        if layer.macs and (between or layer.op.startswith("QLinear") or layer.op.endswith("Integer") or layer.op == "QGemm"):
+            done += layer.macs
+    return done / whole
+
+
 def load_layers(path: str | os.PathLike[str]) -> tuple[Layer, ...]:
     """Layers from a JSON layer list: {"layers": [{name, op, kind, in_shapes, out_shapes, kernel, …}]}, shapes without batch.
 
@@ -302,6 +319,8 @@ def _work(
         heads, kv_heads = attributes["q_num_heads"].i, attributes["kv_num_heads"].i
         width = query[2] + heads * (value[2] // kv_heads)
         return kind, math.prod(query[:2]) * (key[1] + past) * width, ()
+    if op == "MatMulNBits":
+        return kind, math.prod(out_shapes[0]) * attributes["K"].i, ()
     if op in ("LSTM", "GRU", "RNN"):
         steps_batch = math.prod(in_shapes[0][:2])
         weight, recurrent = static(node.input[1]), static(node.input[2])

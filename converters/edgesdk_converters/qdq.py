@@ -84,7 +84,7 @@ def static(
     sums of two products u8 x s8 saturate at 16 bits otherwise.
     """
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in sorted(ranges.items())}
-    common = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
+    common: tuple[Any, ...] = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
     with _quiet(), _inferred(proto):
         if form.qdq:
             quantizer = QDQQuantizer(proto, True, reduce_range, *common)
@@ -117,7 +117,10 @@ def _cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
     marks = [entry for entry in proto.metadata_props if entry.key != "onnx.infer"]
     del proto.metadata_props[:]
     proto.metadata_props.extend(marks)
+    made = {name for node in proto.graph.node for name in node.output}
+    infos = [info for info in proto.graph.value_info if info.name in made]
     del proto.graph.value_info[:]
+    proto.graph.value_info.extend(infos)
     biases = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT32}
     for node in proto.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in biases:

@@ -17,9 +17,9 @@ try:
 except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
-Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored", "fixed"]
+Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored"]
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
-STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
+STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator")
 PER_CHANNEL_OPSET = 13
 _FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
@@ -31,7 +31,7 @@ class Quantize:
     `flavour`: `u8s8`, `s8s8` (CPU: unsigned or signed activations, signed weights, QDQ), `tensorrt` (explicit quantisation:
     symmetric, biases in float), `qoperator` (QLinear operators), `dynamic` (Gemm and MatMul only, ranges at run time),
     `weights` (8 or 4 `bits`, activations in float; dense layers as MatMulNBits), `stored` (the same, smaller in the file
-    alone), `fixed` (power-of-two scales, 2 to 16 `bits`, `rounding`).
+    alone).
 
     `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
@@ -46,13 +46,12 @@ class Quantize:
     percentile: float = 99.99
     reduce_range: bool = False
     bias_correction: bool = False
-    rounding: Literal["half_even", "half_up"] = "half_even"
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     repair: bool = True
 
     def __post_init__(self) -> None:
-        allowed = {"weights": (4, 8), "stored": (4, 8), "fixed": tuple(range(2, 17))}.get(self.flavour, (8,))
+        allowed = {"weights": (4, 8), "stored": (4, 8)}.get(self.flavour, (8,))
         if self.bits not in allowed:
             raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
         if not 50 < self.percentile <= 100:
@@ -120,17 +119,12 @@ class Quantize:
             return proto, f"; {told}"
         from .observe import observe
 
-        form = qdq.FORMS.get(self.flavour)
+        form = qdq.FORMS[self.flavour]
         ranges = observe(
-            model, given.train, method=self.calibration, percentile=self.percentile, bits=min(self.bits, 8),
-            symmetric=form is None or form.symmetric, progress=given.progress, cache=given.cache,
+            model, given.train, method=self.calibration, percentile=self.percentile, bits=self.bits,
+            symmetric=form.symmetric, progress=given.progress, cache=given.cache,
         )  # fmt: skip
         note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
-        if form is None:
-            from .fixed_point import fixed_point
-
-            proto, told = fixed_point(model, ranges, bits=self.bits, keep=self.keep, only=self.only, rounding=self.rounding)
-            return proto, f"{note}; {told}"
 
         def once(source: Model) -> onnx.ModelProto:
             return self._run(lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range))

@@ -72,7 +72,6 @@ def weight_only(
     if behind and bits == 4:
         proto.ir_version = max(proto.ir_version, INT4_IR)
     _drop_unused(proto.graph)
-    del proto.graph.value_info[:]
     told = [f"{len(dense)} layers as MatMulNBits with weights of {bits} bits"] if dense else []
     if behind:
         told.append(f"{len(behind)} layers with weights stored in {bits} bits, which saves file size alone")
@@ -142,6 +141,10 @@ def _to_nbits(graph: onnx.GraphProto, node: onnx.NodeProto, weight: Array, bits:
     )  # fmt: skip
     graph.node[position].CopyFrom(multiply)
     if bias:
+        known = next((info for info in (*graph.value_info, *graph.output) if info.name == result), None)
+        if known is not None:
+            graph.value_info.add().CopyFrom(known)
+            graph.value_info[-1].name = product
         graph.node.insert(position + 1, helper.make_node("Add", [product, bias], [result], name=f"{node.name}/bias"))
 
 

@@ -140,7 +140,10 @@ def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Targ
     ContractBroken where none holds.
     """
     if len(found) == 1 and not found[0].repairs:
-        return build(found[0])
+        try:
+            return build(found[0])
+        except ContractBroken as error:
+            raise _broken([Attempt(found[0], error=error)], trial) from error
     attempts: list[Attempt] = []
     for candidate in found:
         attempts += _held(candidate, build, trial)
@@ -246,7 +249,11 @@ def _ranked(holding: Sequence[Attempt], base: Attempt | None, backend: Target, o
         return list(holding)
     if on == "local" or backend.device.name == "this-machine":
         return _measured(holding, base)
-    return [replace(attempt, speed=_estimated(attempt, base, backend)) for attempt in holding]
+    ranked = []
+    for attempt in holding:
+        assert attempt.prepared is not None
+        ranked.append(replace(attempt, speed=backend.speed_ratio(attempt.prepared.layers, attempt.candidate.precision)))
+    return ranked
 
 
 def _measured(holding: Sequence[Attempt], base: Attempt) -> list[Attempt]:
@@ -277,11 +284,6 @@ def _measured(holding: Sequence[Attempt], base: Attempt) -> list[Attempt]:
 
 def _once(one: runner.Runner, feed: Mapping[str, Any]) -> Callable[[], object]:
     return lambda: one.run(feed)
-
-
-def _estimated(attempt: Attempt, base: Attempt, backend: Target) -> Figure:
-    assert attempt.prepared is not None and base.prepared is not None
-    return backend.speed_ratio(attempt.prepared.layers, base.prepared.layers)
 
 
 def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], base: Attempt | None) -> Prepared:
@@ -358,14 +360,13 @@ def _broken(attempts: Sequence[Attempt], trial: Trial) -> EdgeError:
     first, last = broken[0], broken[-1]
     assert isinstance(first.error, ContractBroken)
     costly = trial.most_sensitive(first.candidate.recipe)[:COSTLIEST]
-    message = f"{first.candidate.name}: {first.error.message}"
-    if costly:
-        told = ", ".join(f"{one.layer} ({one.output_sqnr_db:.0f} dB alone)" for one in costly)
-        message += f"; the layers that cost most: {told}"
+    if not costly:
+        return first.error
+    told = ", ".join(f"{one.layer} ({one.output_sqnr_db:.0f} dB alone)" for one in costly)
+    message = f"{first.candidate.name}: {first.error.message}; the layers that cost most: {told}"
     if len(broken) > 1:
         assert last.error is not None
         message += f"; {len(broken) - 1} repairs did not do either, the last ({last.candidate.name}): {last.error.message}"
-    way = "--precision auto keeps what holds" if len(broken) > 1 else (
-        "leave repairs on (quantize.repair=true)" if not first.candidate.repairs else "--precision auto keeps what holds"
-    )  # fmt: skip
-    return ContractBroken(message, f"{way}; or --precision fp16, or a larger --max-drop")
+        return ContractBroken(message, "--precision auto keeps what holds; or --precision fp16, or a larger --max-drop")
+    repaired = "--set quantize.repair=true tries repairs" if not first.candidate.repairs else "--precision auto keeps what holds"
+    return ContractBroken(message, f"{repaired}; or --precision fp16, or a larger --max-drop")

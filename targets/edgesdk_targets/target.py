@@ -10,7 +10,7 @@ from edgesdk_converters import fields
 from edgesdk_converters.errors import DeviceError, EdgeError, RecipeError, TargetError
 
 from . import device as device_room
-from . import find, known
+from . import find, known, precision_speed
 from .bundle import Runtime
 from .device import DeviceProfile
 from .figure import Figure
@@ -91,6 +91,10 @@ class Target:
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         """What the layers will cost on the device at a precision, totals first."""
         raise NotImplementedError
+
+    def speed_ratio(self, layers: Sequence[Layer], precision: str) -> Figure:
+        """How many times as fast as fp32 the layers will be, for ranking; unavailable where nothing is known of it."""
+        return precision_speed.speed_ratio(self.device, layers, precision)
 
 
 def device_profile(name: str) -> DeviceProfile:

@@ -21,7 +21,7 @@ from edgesdk_converters.quantize import Flavour, Quantize, named, weighted
 from edgesdk_converters.reference import Reference
 
 NETS = Path(__file__).parents[2] / "examples" / "fashion"
-FLAVOURS: tuple[Flavour, ...] = ("u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights")
+FLAVOURS: tuple[Flavour, ...] = ("u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored")
 Fashion = Callable[[str, int], tuple[Any, Any]]
 
 
@@ -164,7 +164,7 @@ def test_the_same_export_gives_the_same_bytes(net: tuple[Model, Given], flavour:
     assert step(model, given).to_bytes() == step(model, Given(given.source, real(given.source))).to_bytes()
 
 
-@pytest.mark.parametrize("flavour", ["u8s8", "s8s8", "tensorrt", "qoperator", "fixed"])
+@pytest.mark.parametrize("flavour", ["u8s8", "s8s8", "tensorrt", "qoperator"])
 def test_random_ranges_are_refused(net: tuple[Model, Given], flavour: Flavour) -> None:
     model, given = net
     with pytest.raises(PassError, match="seeded random inputs") as caught:
@@ -174,7 +174,7 @@ def test_random_ranges_are_refused(net: tuple[Model, Given], flavour: Flavour) -
 
 def test_what_needs_no_data_takes_none(net: tuple[Model, Given]) -> None:
     model, given = net
-    for flavour in ("dynamic", "weights"):
+    for flavour in ("dynamic", "weights", "stored"):
         Quantize(flavour=flavour)(model, Given(given.source, synthetic(model, 2)))  # type: ignore[arg-type]
 
 
@@ -223,7 +223,6 @@ def test_unknown_layers_are_named(net: tuple[Model, Given], options: dict[str, A
     [
         ({"bits": 4}, "allowed: 8"),
         ({"flavour": "weights", "bits": 5}, "4 or 8"),
-        ({"flavour": "fixed", "bits": 17}, "2 to 16"),
         ({"percentile": 10.0}, "percentile"),
     ],
 )

@@ -1,0 +1,277 @@
+"""Choose: repairs in order, the fastest that holds the contract, and a story that says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgesdk
+from edgesdk import choose as module
+from edgesdk import text
+from edgesdk.exporting import Prepared, prepare
+from edgesdk_converters.calibration import read_npz
+from edgesdk_converters.errors import ContractBroken, EdgeError, ModelError, PassError, RecipeError
+from edgesdk_converters.model import Model
+from edgesdk_converters.quantize import Quantize
+
+from ..converters.outliers import plant_outliers
+from .conftest import run_here
+
+ROOT = Path(__file__).parents[2]
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+Data = dict[str, Any]
+
+
+def images(split: str, start: int, count: int) -> Data:
+    """Fashion-MNIST as the nets take it, with labels."""
+    pixels = np.frombuffer(gzip.decompress((FASHION / f"{split}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((FASHION / f"{split}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    chosen = pixels.reshape(-1, 1, 28, 28)[start : start + count].astype(np.float32)
+    return {
+        "image": (chosen / 255 - np.float32(0.286)) / np.float32(0.353),
+        "labels": labels[start : start + count].astype(np.int64),
+    }
+
+
+@pytest.fixture(scope="module")
+def check() -> Data:
+    return images("t10k", 0, 1000)
+
+
+@pytest.fixture(scope="module")
+def train() -> Data:
+    return images("train", 0, 64)
+
+
+@pytest.fixture(scope="module")
+def planted() -> Model:
+    """The ResNet-like net with every eighth channel 256 times as large: the same function."""
+    benign = Model.load(ROOT / "examples/fashion/fashion_resnet.onnx")
+    return benign.changed(plant_outliers(benign.proto, 256.0))
+
+
+@pytest.fixture
+def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]:
+    """Gives candidates the times that a test says, in milliseconds, by the precision or name that they begin with."""
+
+    def pretend(times: dict[str, float]) -> None:
+        def side_by_side(runs: dict[str, Any], *_: Any, **__: Any) -> dict[str, list[float]]:
+            for run in runs.values():
+                run()  # they do run
+            return {
+                name: [next(ms for key, ms in sorted(times.items(), key=lambda i: -len(i[0])) if name.startswith(key))] * 20
+                for name in runs
+            }
+
+        monkeypatch.setattr(module, "side_by_side", side_by_side)
+
+    return pretend
+
+
+def names(prepared: Prepared, status: str) -> list[str]:
+    return [row["name"] for row in prepared.report.candidates if row["status"] == status]
+
+
+# --- repairs ----------------------------------------------------------------------------------------
+
+
+def test_outliers_break_plain_int8_and_nothing_is_left(planted: Model, check: Data, train: Data, tmp_path: Path) -> None:
+    out = tmp_path / "b.edge"
+    with pytest.raises(ContractBroken) as caught:
+        edgesdk.export(planted, target="server", precision="int8", data=check, train=train, max_drop=0.5, out=out,
+                       settings={"quantize.repair": "false"})  # fmt: skip
+    told = caught.value.message
+    drop = float(told.split("drops ")[1].split(" ")[0])
+    assert drop > 10
+    assert "the layers that cost most" in told and "dB alone" in told
+    assert "quantize.repair" in caught.value.hint or "--precision auto" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+    assert caught.value.exit_code == 3
+
+
+def test_repairs_hold_the_contract_and_the_recipe_says_how(planted: Model, check: Data, train: Data) -> None:
+    made = prepare(planted, target="server", precision="int8", data=check, train=train, max_drop=0.5)
+    assert made.report.contract.status == "passed"
+    steps = [step.name for step in made.recipe.whole]
+    assert steps == ["fold", "equalize", "quantize"]
+    last = made.recipe.whole[-1]
+    assert isinstance(last, Quantize) and not last.repair
+    drop = made.report.find("accuracy_drop")
+    assert drop is not None and drop.value is not None and drop.value <= 0.5
+    assert names(made, "broken")[0] == "int8" and len(names(made, "kept")) == 1
+    assert any("judged on the same check data" in note for note in made.report.notes)
+
+
+def test_its_benign_twin_needs_no_repair(check: Data, train: Data) -> None:
+    made = prepare(
+        ROOT / "examples/fashion/fashion_resnet.onnx", target="server", precision="int8", data=check, train=train, max_drop=0.5
+    )
+    assert names(made, "broken") == [] and [step.name for step in made.recipe.whole] == ["fold", "quantize"]
+
+
+def test_the_layer_that_spoils_everything_stays_in_float(check: Data, train: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equalisation and clips cannot mend 4-bit weights: then the worst layers are kept, and only as many as it takes."""
+    net = ROOT / "examples/fashion/fashion_cnn.onnx"
+    monkeypatch.setattr(module, "LARGEST_FLOAT_SHARE", 1.0)
+    source = Model.load(net)
+    benign = source.changed(plant_outliers(source.proto, 64.0))
+    made = prepare(benign, target="server", precision="w4", data=check, train=train, max_drop=1.0)
+    kept = [row["name"] for row in made.report.candidates if row["status"] in ("kept", "holds")]
+    assert any("layers in float" in name for name in kept)
+    assert "w4" in names(made, "broken")
+    last = made.recipe.whole[-1]
+    assert isinstance(last, Quantize) and last.keep
+
+
+def test_a_pass_that_cannot_be_made_is_said_so(check: Data) -> None:
+    with pytest.raises(PassError, match="seeded random inputs"):
+        prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="int8")
+    del check
+
+
+# --- auto -------------------------------------------------------------------------------------------
+
+
+def test_auto_keeps_the_fastest_that_holds(check: Data, train: Data, speeds: Callable[[dict[str, float]], None]) -> None:
+    speeds({"fp32": 4.0, "fp16": 5.0, "int8": 2.0, "w": 4.0})
+    made = prepare(
+        ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="auto", data=check, train=train, max_drop=1.0
+    )
+    assert made.manifest.precision == "int8" and names(made, "kept")[0].startswith("int8")
+    row = made.report.find("speed_ratio")
+    assert row is not None and row.value == 2.0 and row.provenance == "measured"
+    assert any("int8" in note and "2.00x of fp32's speed, measured here" in note for note in made.report.notes)
+
+
+def test_auto_keeps_fp32_where_integers_are_slower(check: Data, train: Data, speeds: Callable[[dict[str, float]], None]) -> None:
+    speeds({"fp32": 4.0, "fp16": 5.0, "int8": 6.25, "w": 4.1})
+    made = prepare(
+        ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="auto", data=check, train=train, max_drop=1.0
+    )
+    assert made.manifest.precision == "fp32"
+    assert any("fp32 kept" in note and "int8 0.64x" in note for note in made.report.notes)
+    slow = next(row for row in made.report.candidates if row["name"].startswith("int8") and row["status"] == "holds")
+    assert slow["why"] == "slower than fp32" and slow["speed_ratio"] == pytest.approx(0.64)
+
+
+def test_a_hair_faster_is_no_reason_to_lose_accuracy(
+    check: Data, train: Data, speeds: Callable[[dict[str, float]], None]
+) -> None:
+    speeds({"fp32": 4.0, "fp16": 4.0, "int8": 3.9, "w": 4.0})
+    made = prepare(
+        ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="auto", data=check, train=train, max_drop=1.0
+    )
+    assert made.manifest.precision == "fp32"
+
+
+@pytest.mark.parametrize("device", ["raspberry-pi-4", "jetson-orin-nano"])
+def test_another_devices_candidates_are_never_ranked_by_time_here(
+    check: Data, train: Data, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("timed on this machine")
+
+    monkeypatch.setattr(module, "side_by_side", refuse)
+    made = prepare(
+        ROOT / "examples/fashion/fashion_resnet.onnx", device=device, precision="auto", data=check, train=train, max_drop=1.0
+    )
+    speed = made.report.find("speed_ratio")
+    assert made.manifest.precision == "int8" and speed is not None
+    assert speed.provenance == "estimated" and speed.where == device and speed.interval is not None
+    assert {row.get("provenance") for row in made.report.candidates if "speed_ratio" in row} <= {"estimated", "unavailable"}
+
+
+def test_on_local_says_that_this_machine_is_the_device(
+    check: Data, train: Data, speeds: Callable[[dict[str, float]], None]
+) -> None:
+    speeds({"fp32": 4.0, "fp16": 5.0, "int8": 6.0, "w": 8.0})
+    made = prepare(
+        ROOT / "examples/fashion/fashion_cnn.onnx", device="raspberry-pi-4", precision="auto", data=check, train=train,
+        max_drop=1.0, on="local",
+    )  # fmt: skip
+    assert made.manifest.precision == "fp32"
+    assert all(row["provenance"] == "measured" for row in made.report.candidates if "speed_ratio" in row)
+
+
+def test_without_a_promise_integers_are_not_tried(train: Data) -> None:
+    made = prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="auto", train={"image": train["image"]})
+    assert {row["precision"] for row in made.report.candidates} == {"fp32", "fp16"}
+    assert any("integers were not tried" in note for note in made.report.notes)
+
+
+def test_integers_without_a_stated_bound_get_one(check: Data, train: Data) -> None:
+    made = prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="int8", data=check, train=train)
+    assert made.manifest.contract["max_drop_points"] == 1.0
+    assert any("no --max-drop was given" in note for note in made.report.notes)
+
+
+# --- repeating --------------------------------------------------------------------------------------
+
+
+def test_the_recipe_of_a_bundle_repeats_it_to_the_byte(planted: Model, check: Data, train: Data, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"target": "server", "data": check, "train": train, "max_drop": 0.5}
+    first = edgesdk.export(planted, precision="int8", out=tmp_path / "first.edge", **how)
+    again = edgesdk.export(planted, recipe=tmp_path / "first.edge", out=tmp_path / "again.edge", **how)
+    assert again.digest == first.digest and again.manifest.precision == "int8"
+    (tmp_path / "recipe.toml").write_text(module.Recipe.from_plain(first.manifest.recipe, "x").to_toml())
+    third = edgesdk.export(planted, precision="int8", recipe=tmp_path / "recipe.toml", out=tmp_path / "third.edge", **how)
+    assert third.digest == first.digest
+
+
+def test_one_file_of_data_is_split_and_the_report_says_so(check: Data) -> None:
+    made = prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="server", precision="int8", data=check, max_drop=1.0)
+    assert any("--data split by seed 0: 800 samples to calibrate, 200 to check" in note for note in made.report.notes)
+    drop = made.report.find("accuracy_drop")
+    assert drop is not None and drop.n == 200
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def test_the_command_tells_the_story(check: Data, train: Data, tmp_path: Path) -> None:
+    np.savez(tmp_path / "check.npz", **check)
+    np.savez(tmp_path / "train.npz", **train)
+    net = ROOT / "examples/fashion/fashion_resnet.onnx"
+    common = f"export {net} --target server --data check.npz --train train.npz --max-drop 0.5"
+    done = run_here(f"{common} --precision auto --out a.edge", tmp_path)
+    assert done.code == 0, done.err
+    assert "candidate" in done.out and "speed to fp32" in done.out and "kept" in done.out
+    assert max(map(len, done.out.splitlines())) <= text.WIDTH
+    told = json.loads((tmp_path / "a.report.json").read_text())
+    assert sum(row["status"] == "kept" for row in told["candidates"]) == 1
+    kept = next(row for row in told["candidates"] if row["status"] == "kept")
+    assert kept["recipe"]["whole"][0]["pass"] == "fold"
+    assert read_npz(tmp_path / "check.npz").keys() == check.keys()
+
+
+def test_a_broken_contract_is_exit_code_three_and_one_line(planted: Model, check: Data, train: Data, tmp_path: Path) -> None:
+    planted.save(tmp_path / "planted.onnx")
+    np.savez(tmp_path / "check.npz", **check)
+    np.savez(tmp_path / "train.npz", **train)
+    done = run_here(
+        "export planted.onnx --target server --precision int8 --data check.npz --train train.npz --max-drop 0.5 "
+        "--set quantize.repair=false --out a.edge", tmp_path,
+    )  # fmt: skip
+    assert done.code == 3 and done.error["kind"] == "ContractBroken"
+    assert not (tmp_path / "a.edge").exists() and not (tmp_path / "a.report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "told"),
+    [
+        ({"precision": "int9"}, EdgeError, "int8"),
+        ({"precision": "int8", "settings": {"quantize.flavour": "best"}}, RecipeError, "u8s8"),
+        ({"precision": "fp32", "settings": {"quantize.repair": "false"}}, RecipeError, "quantize"),
+        ({"precision": "int8", "settings": {"quantize.keep": "nowhere"}}, PassError, "nowhere"),
+        ({"precision": "int8", "max_drop": -1.0}, ModelError, "--max-drop"),
+    ],
+)
+def test_what_cannot_be_asked_for(how: dict[str, Any], error: type[EdgeError], told: str, check: Data, train: Data) -> None:
+    with pytest.raises(error, match=told):
+        prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="server", data=check, train=train, **{"max_drop": 1.0, **how})
