@@ -21,16 +21,22 @@ class Contract:
     """What an export promises. Points are percentage points.
 
     `max_drop_points` bounds the loss of top-1 against labels, of a user's metric (times 100), or, without labels under task
-    classify, top-1 disagreement with the source. `max_relative_error` bounds the numerical distance to the source.
+    classify, top-1 disagreement with the source. `max_slice_drop_points` bounds the same for the worst slice of the data.
+    `max_relative_error` bounds the numerical distance to the source.
     """
 
     max_drop_points: float | None = None
+    max_slice_drop_points: float | None = None
     max_relative_error: float | None = None
     task: Literal["auto", "classify", "numeric"] = "auto"
     metric: str = ""
 
     def __post_init__(self) -> None:
-        for option, value in (("--max-drop", self.max_drop_points), ("--max-relative-error", self.max_relative_error)):
+        for option, value in (
+            ("--max-drop", self.max_drop_points),
+            ("--max-slice-drop", self.max_slice_drop_points),
+            ("--max-relative-error", self.max_relative_error),
+        ):
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ModelError(f"{option} is {value}; allowed: 0 or more, and finite")
 
@@ -45,6 +51,32 @@ class Drop:
     bound_points: float
     n: int
     what: str
+
+    @property
+    def retention(self) -> float:
+        """Share of the source's accuracy that is left; 1 where the source had none to lose."""
+        return self.converted / self.source if self.source > 0 else 1.0
+
+
+def by_slice(slices: Array, drop: Callable[[Array], Drop]) -> dict[str, Drop]:
+    """The drop of each slice by its name, `drop` being given the indices of its samples; in the order of names."""
+    names = np.asarray([str(one) for one in slices.tolist()])
+    return {str(name): drop(np.flatnonzero(names == name)) for name in sorted(set(names.tolist()))}
+
+
+def check_slices(slices: Array, max_drop_points: float) -> None:
+    """Raise ModelError where a slice has too few samples to resolve the promised drop: 100 / max_drop is the least."""
+    if max_drop_points <= 0:
+        return
+    least = math.ceil(100 / max_drop_points)
+    names, counts = np.unique(np.asarray([str(one) for one in slices.tolist()]), return_counts=True)
+    smallest = int(counts.argmin())
+    if counts[smallest] < least:
+        raise ModelError(
+            f"slice {str(names[smallest])!r} has {counts[smallest]} check samples, which cannot show a drop of "
+            f"{max_drop_points:g} points; at least {least} are needed",
+            "give more --data, join small slices, or a larger --max-slice-drop",
+        )
 
 
 def relative_error(got: Outputs, wanted: Outputs) -> float:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 RESERVED = ("labels", "slice")
+FEW_SAMPLES, USUAL_SAMPLES = 16, 100
+UNLIKE = 4.0
+"""Ratio of the largest values of two sets of inputs from which on they are not of one kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +97,8 @@ class Samples:
         for name, rows in data.items():
             if rows.ndim == 0 or len(rows) != count or count == 0:
                 raise ModelError(
-                    f"{origin}: array {name!r} has shape {rows.shape}; needed: {count or 'at least 1'} rows, one a sample"
+                    f"{origin}: array {name!r} has shape {rows.shape}; needed: {count or 'at least 1'} rows, one a sample",
+                    "give every array as many rows",
                 )
         arrays: dict[str, Array] = {}
         leading: dict[str, bool] = {}
@@ -133,6 +137,48 @@ def split(samples: Samples, seed: int = 0, check_fraction: float = 0.2) -> tuple
     order = np.random.default_rng(seed).permutation(len(samples))
     held = max(1, round(len(samples) * check_fraction))
     return samples.take(np.sort(order[held:])), samples.take(np.sort(order[:held]))
+
+
+def refuse_overlap(train: Samples, check: Samples) -> None:
+    """Raise ModelError where samples to calibrate on are also there to check: the check would flatter."""
+    seen = set(_row_digests(train))
+    shared = sum(digest in seen for digest in _row_digests(check))
+    if shared:
+        raise ModelError(
+            f"{shared} of the {len(check)} samples in {check.origin} are in {train.origin} too; they must not overlap",
+            "leave them out of one, or give one file alone: it is split 80/20",
+        )
+
+
+def doubts(train: Samples, check: Samples | None) -> list[str]:
+    """What about calibration data makes its ranges doubtful, a sentence each; empty for nothing."""
+    found = []
+    if len(train) < FEW_SAMPLES:
+        found.append(f"only {len(train)} samples to calibrate ({train.origin}): {USUAL_SAMPLES} or more are usual")
+    for name, rows in train.arrays.items():
+        if rows.dtype.kind != "f" or not rows.size:
+            continue
+        if len(rows) > 1 and (rows == rows[:1]).all():
+            found.append(f"input {name!r} is the same in all {len(rows)} samples of {train.origin}: its ranges say little")
+        other = None if check is None else check.arrays.get(name)
+        if other is not None and other.size:
+            mine, theirs = float(np.abs(rows).max()), float(np.abs(other).max())
+            if max(mine, theirs) > UNLIKE * max(min(mine, theirs), 1e-30):
+                found.append(
+                    f"input {name!r} reaches {mine:.3g} in {train.origin} and {theirs:.3g} in {check.origin}: "  # type: ignore[union-attr]
+                    "are both preprocessed alike?"
+                )
+    return found
+
+
+def _row_digests(samples: Samples) -> Iterator[bytes]:
+    """A digest of each sample's inputs."""
+    names = sorted(samples.arrays)
+    for index in range(len(samples)):
+        digest = hashlib.sha256()
+        for name in names:
+            digest.update(np.ascontiguousarray(samples.arrays[name][index]).tobytes())
+        yield digest.digest()
 
 
 def synthetic(model: Model, count: int, seed: int = 0) -> Samples:
@@ -183,7 +229,8 @@ def _rows(spec: Input, rows: Array, origin: str) -> tuple[Array, bool]:
     raise ModelError(
         f"{origin}: array {spec.name!r} has shape {rows.shape}; wanted: (samples, "
         + ", ".join(map(str, shape[1:] if leading else shape))
-        + ")"
+        + ")",
+        "save the inputs as the model takes them, samples first",
     )
 
 
@@ -199,11 +246,15 @@ def _numpy_type(spec: Input) -> np.dtype[Any]:
 
 def _labels(labels: Array, signature: Signature, origin: str) -> Array:
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ModelError(f"{origin}: labels must be one whole number a sample; got {labels.dtype} of shape {labels.shape}")
+        raise ModelError(
+            f"{origin}: labels must be one whole number a sample; got {labels.dtype} of shape {labels.shape}",
+            "save labels.astype(numpy.int64), of shape (samples,)",
+        )
     classes = signature.outputs[0].shape[-1] if signature.outputs[0].shape else "?"
     if isinstance(classes, int) and classes > 1 and not (labels.min() >= 0 and labels.max() < classes):
         raise ModelError(
-            f"{origin}: labels run from {labels.min()} to {labels.max()}; the model has {classes} classes (0 to {classes - 1})"
+            f"{origin}: labels run from {labels.min()} to {labels.max()}; the model has {classes} classes (0 to {classes - 1})",
+            "number the classes as the model does, from 0",
         )
     return np.asarray(labels, dtype=np.int64)
 

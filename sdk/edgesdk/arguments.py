@@ -39,6 +39,7 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "data": path(given["data"], said.data),
         "train": path(given["train"], said.train),
         "max_drop": given["max_drop"] if given["max_drop"] is not None else said.max_drop,
+        "max_slice_drop": given["max_slice_drop"] if given["max_slice_drop"] is not None else said.max_slice_drop,
         "max_relative_error": given["max_relative_error"] if given["max_relative_error"] is not None else said.max_relative_error,
         "task": given["task"] or said.task or "auto",
         "metric": given["metric"] or said.metric,

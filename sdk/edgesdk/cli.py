@@ -44,6 +44,7 @@ def cli() -> None:
 @click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")
 @click.option("--train", type=_PATH, help="Calibration samples: .npz, as --data.")
 @click.option("--max-drop", type=float, help="Contract: points of accuracy that may be lost.")
+@click.option("--max-slice-drop", type=float, help="Contract: points that the worst slice may lose (array slice in --data).")
 @click.option("--max-relative-error", type=float, help="Contract: bound on the distance to the source's outputs.")
 @click.option("--task", type=click.Choice(["auto", "classify", "numeric"]), help="How --max-drop is judged without labels.")
 @click.option("--metric", help="package.module:callable(outputs, labels) -> float, instead of top-1.")

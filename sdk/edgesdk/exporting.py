@@ -77,6 +77,7 @@ def export(
     data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     train: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     max_drop: float | None = None,
+    max_slice_drop: float | None = None,
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
@@ -96,7 +97,8 @@ def export(
         bundles.check_place(Path(os.path.abspath(out)))
     prepared = prepare(
         model, target=target, device=device, precision=precision, recipe=recipe, settings=settings, shapes=shapes,
-        constants=constants, weights=weights, processing=processing, data=data, train=train, max_drop=max_drop,
+        constants=constants, weights=weights, processing=processing, data=data, train=train,
+        max_drop=max_drop, max_slice_drop=max_slice_drop,
         max_relative_error=max_relative_error, task=task, metric=metric, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
@@ -118,6 +120,7 @@ def prepare(
     data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     train: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     max_drop: float | None = None,
+    max_slice_drop: float | None = None,
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
@@ -126,7 +129,7 @@ def prepare(
 ) -> Prepared:
     """All of `export` but writing."""
     begin = time.perf_counter()
-    contract = accuracy.Contract(max_drop, max_relative_error, task, metric)
+    contract = accuracy.Contract(max_drop, max_slice_drop, max_relative_error, task, metric)
     settings = dict(settings or {})
     backend = make(target, device, {key: value for key, value in settings.items() if "." not in key})
     if backend.device.estimate_only:

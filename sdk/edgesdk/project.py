@@ -38,6 +38,7 @@ class Project:
     task: Literal["", "auto", "classify", "numeric"] = ""
     metric: str = ""
     max_drop: float | None = None
+    max_slice_drop: float | None = None
     max_relative_error: float | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constants: dict[str, float] = field(default_factory=dict)

@@ -67,6 +67,19 @@ class Trial:
         if one is not None and (fit is None or check is None) and wanted:
             fit, check = calibration.split(one)
             self.notes.append(f"{option} split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
+        if fit is not None and check is not None:
+            calibration.refuse_overlap(fit, check)
+        if fit is not None and calibrates:
+            self.notes += calibration.doubts(fit, check)
+        if contract.max_slice_drop_points is not None:
+            if check is None or check.slices is None:
+                raise ModelError(
+                    "--max-slice-drop bounds the worst slice, but the check data have no slices",
+                    "add an array named slice to --data, one name or number a sample",
+                )
+            if check.labels is None and contract.task != "classify":
+                raise ModelError("--max-slice-drop needs labels in --data, or --task classify", "add an array named labels")
+            accuracy.check_slices(check.slices, contract.max_slice_drop_points)
         self.data_digest = check.digest() if check is not None else ""
         self.check = check
         if contract.metric and (check is None or check.labels is None):
@@ -290,6 +303,7 @@ class Trial:
             )
         ]
         if drop is not None:
+            self._doubt_labels(drop, source)
             method = f"{drop.what} on {check.origin}"
             rows = [
                 Figure("accuracy", drop.converted, "measured", here, f"{method}, artefact, {facts}", n=drop.n),
@@ -300,6 +314,10 @@ class Trial:
                 ),
                 *rows,
             ]  # fmt: skip
+        slices = self._slices(source, converted)
+        for name, one in slices.items():
+            method = f"{one.what} of this slice, artefact over source; drops {one.drop_points:.2f} points"
+            rows.append(Figure("retention", one.retention, "measured", here, method, segment=f"slice {name}", n=one.n))
         keep: dict[str, Any] = {"data_sha256": self.data_digest, "n": len(check)}
         if drop is not None:
             keep |= {"what": drop.what, "source_accuracy": round(drop.source, 6), "accuracy": round(drop.converted, 6)}
@@ -310,19 +328,69 @@ class Trial:
                 raise ContractBroken(
                     f"relative error {worst:.2g} on {check.origin}; promised: at most {limit:g}", _parity_hint("")
                 )
+        if slices:
+            self._hold_slices(slices, keep, rows, here)
         if promised is None or drop is None:
             if limit is not None:
-                return (
-                    Verdict("passed", f"relative error {worst:.2g}, promised at most {limit:g}, n={len(check)}"),
-                    keep,
-                    rows,
-                )
+                told = f"relative error {worst:.2g}, promised at most {limit:g}, n={len(check)}"
+                return Verdict("passed", told + self._slices_held(slices)), keep, rows
+            if self.contract.max_slice_drop_points is not None:
+                return Verdict("passed", self._slices_held(slices).removeprefix("; ")), keep, rows
             return Verdict(), keep, rows
         text = f"{drop.what} drops {drop.drop_points:.2f} points (95 % bound {drop.bound_points:.2f})"
         text += f", promised at most {promised:g}, n={drop.n}"
         if drop.drop_points > promised:
             raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
-        return Verdict("passed", text), keep | {"max_drop_points": promised}, rows
+        return Verdict("passed", text + self._slices_held(slices)), keep | {"max_drop_points": promised}, rows
+
+    def _slices_held(self, slices: Mapping[str, accuracy.Drop]) -> str:
+        """What was promised of slices, and held; empty where nothing was."""
+        limit = self.contract.max_slice_drop_points
+        if limit is None or not slices:
+            return ""
+        lost = max(slices, key=lambda name: (slices[name].drop_points, name))
+        told = f"the worst of {len(slices)} slices, {lost!r}, drops {slices[lost].drop_points:.2f} points"
+        return f"; {told}, promised at most {limit:g}"
+
+    def _doubt_labels(self, drop: accuracy.Drop, source: Array) -> None:
+        """A source no better than chance means wrong labels or wrong preprocessing: a note says so, once."""
+        classes = source[0].size
+        if drop.what != "top-1 accuracy" or drop.n < 100 or classes < 2 or drop.source > 1.5 / classes:
+            return
+        note = f"the source itself reaches {drop.source:.1%} on {classes} classes: are labels and preprocessing right?"
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _slices(self, source: Array, converted: Array) -> dict[str, accuracy.Drop]:
+        """What each slice of the check data loses; empty without slices, or where there is no accuracy."""
+        check = self.check
+        if check is None or check.slices is None or _drop(self.contract, source, converted, check.labels) is None:
+            return {}
+
+        def drop(indices: Array) -> accuracy.Drop:
+            labels = None if check.labels is None else check.labels[indices]
+            found = _drop(self.contract, source[indices], converted[indices], labels)
+            assert found is not None  # as it was for the whole
+            return found
+
+        return accuracy.by_slice(check.slices, drop)
+
+    def _hold_slices(self, slices: Mapping[str, accuracy.Drop], keep: dict[str, Any], rows: list[Figure], here: str) -> None:
+        """Add the worst slice to the rows, and hold the contract on it."""
+        worst = min(slices, key=lambda name: (slices[name].retention, name))
+        lost = max(slices, key=lambda name: (slices[name].drop_points, name))
+        told = f"{worst!r} of {len(slices)} slices keeps the least"
+        rows.append(Figure("worst_slice_retention", slices[worst].retention, "measured", here, told, n=slices[worst].n))
+        limit = self.contract.max_slice_drop_points
+        if limit is None:
+            return
+        keep |= {"max_slice_drop_points": limit, "worst_slice": lost}
+        if slices[lost].drop_points > limit:
+            raise ContractBroken(
+                f"slice {lost!r} drops {slices[lost].drop_points:.2f} points of {slices[lost].what} (n={slices[lost].n}); "
+                f"promised: at most {limit:g} on every slice",
+                "take a higher precision, more calibration data of that slice, or a larger --max-slice-drop",
+            )
 
 
 def _refuse_infinite(error: float, origin: str) -> None:

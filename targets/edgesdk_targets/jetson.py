@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgesdk_converters.errors import DoesNotFit, TargetError
 
-from . import jetson_support
+from . import jetson_quantisation, jetson_support
 from .bundle import Provider, Runtime
 from .estimate import Roofline, latency, peak_memory
 from .figure import Figure
@@ -50,6 +50,10 @@ class Jetson(Target):
         jetson_support.refuse(
             self.name, jetson_support.problems(segment.model, release),
             "give --shape for dynamic inputs, export with opset_version=20, or cut that part out of the model",
+        )  # fmt: skip
+        jetson_support.refuse(
+            self.name, jetson_quantisation.violations(segment.model),
+            "quantise with --precision int8 (flavour tensorrt), or take --precision fp16",
         )  # fmt: skip
         if self.dla:
             self._check_dla(segment, release)

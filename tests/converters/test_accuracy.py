@@ -133,7 +133,7 @@ def test_a_drop_needs_a_hundred_samples_over_its_size(samples: int, points: floa
 
 
 def test_contracts_with_impossible_bounds_are_refused() -> None:
-    assert Contract(0.0, 0.01).task == "auto"
+    assert Contract(max_drop_points=0.0, max_relative_error=0.01).task == "auto"
     for value in (-1.0, math.nan, math.inf):
         with pytest.raises(ModelError, match="--max-drop is"):
             Contract(max_drop_points=value)
