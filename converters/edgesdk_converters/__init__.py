@@ -15,6 +15,7 @@ PASSES = {
     "expand": "edgesdk_converters.expand:Expand",
     "fold": "edgesdk_converters.fold:Fold",
     "half": "edgesdk_converters.half:Half",
+    "rotate": "edgesdk_converters.rotate:Rotate",
     "quantize": "edgesdk_converters.quantize:Quantize",
 }
 GROUP = "edgesdk.passes"

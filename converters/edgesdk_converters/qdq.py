@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,20 @@ FORMS: Mapping[str, Form] = {
 }
 
 
+class _Quantizer(QDQQuantizer):  # type: ignore[misc]
+    """Leaves the tensors of `floats` alone, whoever reads them."""
+
+    floats: frozenset[str] = frozenset()
+
+    def quantize_activation_tensor(self, tensor_name: str) -> None:
+        if tensor_name not in self.floats:
+            super().quantize_activation_tensor(tensor_name)
+
+    def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
+        if output_name not in self.floats:
+            super().quantize_output_same_as_input(output_name, input_name, node_name)
+
+
 def static(
     proto: onnx.ModelProto,
     form: Form,
@@ -77,17 +91,19 @@ def static(
     nodes: Sequence[str],
     *,
     reduce_range: bool,
+    floats: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The graph with the named nodes on integers; takes the proto over.
 
-    `ranges` maps tensors to (low, high), 0 between them. With `reduce_range` weights have 7 bits: on x86 CPUs without VNNI
-    sums of two products u8 x s8 saturate at 16 bits otherwise.
+    `ranges` maps tensors to (low, high), 0 between them. Tensors of `floats` are not rounded (in QDQ forms). With
+    `reduce_range` weights have 7 bits: on x86 CPUs without VNNI sums of two products u8 x s8 saturate at 16 bits otherwise.
     """
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in sorted(ranges.items())}
     common: tuple[Any, ...] = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
     with _quiet(), _inferred(proto):
         if form.qdq:
-            quantizer = QDQQuantizer(proto, True, reduce_range, *common)
+            quantizer = _Quantizer(proto, True, reduce_range, *common)
+            quantizer.floats = frozenset(floats)
         else:
             quantizer = ONNXQuantizer(proto, True, reduce_range, QuantizationMode.QLinearOps, True, *common)
         quantizer.quantize_model()

@@ -21,6 +21,8 @@ Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights",
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator")
 PER_CHANNEL_OPSET = 13
+ROTATION = "/rotate"
+"""How the names of nodes end that must stay in float: rotations by the pass of that name."""
 _FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
 
@@ -94,10 +96,16 @@ class Quantize:
         else:
             wanted = {n.name for n in _with_constant_weights(model)}
         self._check_names(model)
-        chosen = [n.name for n in model.proto.graph.node if n.name in wanted and n.name not in self.keep]
+        kept = {*self.keep, *(name for name in wanted if name.endswith(ROTATION))}
+        chosen = [n.name for n in model.proto.graph.node if n.name in wanted and n.name not in kept]
         if self.only:
             chosen = [name for name in chosen if name in self.only]
         return chosen if set(chosen) & set(weighted(model)) else []
+
+    def layers(self, model: Model) -> list[str]:
+        """Those of `nodes` that do matrix work with stored weights."""
+        heavy = set(weighted(model))
+        return [name for name in self.nodes(model) if name in heavy]
 
     def _check_names(self, model: Model) -> None:
         known = {node.name for node in model.proto.graph.node}
@@ -126,8 +134,12 @@ class Quantize:
         )  # fmt: skip
         note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
 
+        floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(ROTATION)}
+
         def once(source: Model) -> onnx.ModelProto:
-            return self._run(lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range))
+            return self._run(
+                lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range, floats=floats)
+            )
 
         proto = once(model)
         if self.bias_correction:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra
+from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra, ModelError
 from edgesdk_targets import engine_cache, golden, runner
 from edgesdk_targets import measure as measuring
 from edgesdk_targets.bundle import Bundle, open_bundle
@@ -147,13 +147,28 @@ def estimate(
     return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
 
 
-def inspect(source: str | os.PathLike[str] | Model, *, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, Any]:
-    """What a model or a bundle is: signature, operators, costs or, for a bundle, its manifest in short. JSON-ready."""
+def inspect(
+    source: str | os.PathLike[str] | Model,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    sensitivity: bool = False,
+    against: str | os.PathLike[str] | Model | None = None,
+    target: str | None = None,
+    device: str | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = runner.silent,
+) -> dict[str, Any]:
+    """What a model or a bundle is: signature, operators, costs or, for a bundle, its manifest in short. JSON-ready.
+
+    With `sensitivity` also what each layer of a model costs as the target's int8, on `data` or seeded inputs; with `against`
+    where another model (or bundle) made from it first gives something else.
+    """
     if isinstance(source, (str, os.PathLike)) and (os.fspath(source).endswith((".edge", ".zip")) or Path(source).is_dir()):
+        if sensitivity or against is not None:
+            raise ModelError(f"{source} is a bundle; --sensitivity and --against start from a model", "name its source model")
         return _inspect_bundle(open_bundle(source))
     from edgesdk_converters import graph
     from edgesdk_converters.cost import layers, total
-    from edgesdk_converters.errors import ModelError
 
     from .sources import open_model
 
@@ -180,6 +195,12 @@ def inspect(source: str | os.PathLike[str] | Model, *, shapes: Mapping[str, Sequ
             "peak_activation_bytes": sums.peak_activation_bytes,
             "macs_by_kind": sums.by_kind,
         }
+    from . import layerwise
+
+    if sensitivity:
+        found["sensitivity"] = layerwise.sensitivity(model, target=target, device=device, data=data, progress=progress)
+    if against is not None:
+        found["against"] = layerwise.against(model, against, data=data, progress=progress)
     return found
 
 

@@ -99,7 +99,7 @@ def candidates(backend: Target, precision: str, recipe: Recipe | None, settings:
     known = {step.name for candidate in plain for step in candidate.recipe.whole}
     for key in settings:
         if key.partition(".")[0] not in known:
-            raise RecipeError(f"--set {key}: no recipe of {backend.name} for {precision} has that pass; they have: "
+            raise RecipeError(f"--set {key}: no recipe of {backend.name} for {precision} has that pass; known: "
                               f"{', '.join(sorted(known))}")  # fmt: skip
     return tuple(
         replace(

@@ -135,13 +135,19 @@ def verify(bundle: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("source")
 @_SHAPE
+@click.option("--sensitivity", is_flag=True, help="What each layer costs when it alone is int8.")
+@click.option("--against", help="A model or bundle made from it: where the two first part.")
+@click.option("--target", help="Whose int8 is meant (default: server).")
+@click.option("--device", help="A board; implies the target.")
+@click.option("--data", type=_PATH, help="Samples to judge on: .npz, labels may be added. Default: seeded random inputs.")
 @_JSON
-def inspect(source: str, shapes: tuple[str, ...], as_json: bool) -> None:
-    """Say what a model or a bundle is: signature, operators, costs, history."""
+def inspect(source: str, shapes: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Say what a model or a bundle is: signature, operators, costs, history; layer by layer with --sensitivity."""
     from . import api
     from .sources import parse_shapes
 
-    found = api.inspect(source, shapes=parse_shapes(shapes))
+    with _progress() as progress:
+        found = api.inspect(source, shapes=parse_shapes(shapes), **given, progress=progress)
     _show(found, text.inspected(found), as_json)
 
 

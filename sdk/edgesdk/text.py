@@ -145,6 +145,10 @@ def inspected(found: dict[str, Any]) -> str:
     if "operators" in found:
         told = ", ".join(f"{name} {count}" for name, count in found["operators"].items())
         lines += ["", *wrap(f"operators: {told}")]
+    if "sensitivity" in found:
+        lines += ["", *_sensitivity(found["sensitivity"])]
+    if "against" in found:
+        lines += ["", *_against(found["against"])]
     if "runtime" in found:
         runtime = found["runtime"]
         least = f" >= {runtime['minimum']}" if runtime["minimum"] else ""
@@ -157,6 +161,44 @@ def inspected(found: dict[str, Any]) -> str:
         if contract:
             lines += textwrap.wrap(f"contract: {contract.get('status')}. {contract.get('text')}", WIDTH)
     return "\n".join(lines)
+
+
+def _sensitivity(found: dict[str, Any]) -> list[str]:
+    """Each layer alone as integers, the costliest marked by its rank."""
+    told = f"each layer alone as {found['flavour']}, on {found['samples']} of {found['origin']}; rank 1 costs most"
+    rows = []
+    for one in found["layers"]:
+        low, high = one["input_range"]
+        score = one["agreement"] if one["accuracy"] is None else one["accuracy"]
+        rows.append(
+            (
+                str(one["rank"]),
+                one["layer"],
+                one["op"],
+                "-" if one["sqnr_db"] is None else f"{one['sqnr_db']:.1f}",
+                "-" if one["output_sqnr_db"] is None else f"{one['output_sqnr_db']:.1f}",
+                f"{score:.1%}",
+                f"{low:.3g} {high:.3g}",
+                str(len(one["outlier_channels"])),
+            )
+        )
+    score = "accuracy" if found["layers"] and found["layers"][0]["accuracy"] is not None else "agreement"
+    return [*wrap(told), *table(("rank", "layer", "op", "dB", "dB at end", score, "input range", "outliers"), rows)]
+
+
+def _against(found: dict[str, Any]) -> list[str]:
+    """Tensors of two models side by side, up to a screenful around the first that parts."""
+    tensors = found["tensors"]
+    told = f"on {found['samples']} of {found['origin']}: "
+    first = found["first"]
+    told += f"first apart by over {found['threshold']:g} at {first}" if first else f"nowhere apart by over {found['threshold']:g}"
+    place = next((index for index, row in enumerate(tensors) if row["tensor"] == first), 0)
+    shown = tensors[max(0, place - 5) : place + 15]
+    rows = [
+        (row["tensor"], row["made_by"], "infinite" if row["relative_error"] is None else f"{row['relative_error']:.2g}")
+        for row in shown
+    ]
+    return [*wrap(told), *table(("tensor", "made by", "relative error"), rows)]
 
 
 def _origin(found: Report) -> str:

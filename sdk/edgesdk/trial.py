@@ -164,7 +164,7 @@ class Trial:
         def alone(names: tuple[str, ...]) -> Model:
             return replace(step, only=names, keep=(), bias_correction=False)(model, given)
 
-        return costliest(sensitivity(model, few, alone, step.nodes(model), progress=self.progress))
+        return costliest(sensitivity(model, few, alone, step.layers(model), progress=self.progress))
 
     def finish(
         self,

@@ -33,10 +33,18 @@ kOrtSessionOptionsDisableQuantQDQ in onnxruntime_session_options_config_keys.h.
 """
 
 
-def session_config(model: Model) -> dict[str, str]:
-    """Session options that a graph needs to be run as it is meant: those for weights stored as integers beside float work."""
+INTEGER_OPERATORS = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger")
+
+
+def session_config(model: Model, *, exact: bool) -> dict[str, str]:
+    """Session options that a graph needs to be run as it is meant; none for a float one.
+
+    `exact`: the integer arithmetic is that of a device whose sums do not saturate.
+    """
     operators = {node.op_type for node in model.proto.graph.node}
-    return dict(EXPAND_STORED) if "DequantizeLinear" in operators and "QuantizeLinear" not in operators else {}
+    if operators.intersection(INTEGER_OPERATORS):
+        return dict(EXACT_INT8) if exact else {}
+    return dict(EXPAND_STORED) if "DequantizeLinear" in operators else {}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from .bundle import Provider, Runtime
 from .device import DeviceProfile
 from .estimate import Roofline, latency, peak_memory
 from .figure import Figure
-from .onnxruntime_support import EXACT_INT8, minimum_release, session_config
+from .onnxruntime_support import minimum_release, session_config
 from .target import Compiled, Segment, Target
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ class RaspberryPi(Target):
             arena=not small,
             config={
                 "session.intra_op.allow_spinning": "0" if cores < 2 or small else "1",
-                **EXACT_INT8,
-                **session_config(segment.model),
+                **session_config(segment.model, exact=True),
             },
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime, notes=tuple(notes))

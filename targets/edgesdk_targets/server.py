@@ -60,7 +60,7 @@ class Server(Target):
             minimum=minimum_release(segment.model, self.name),
             providers=(Provider("CPUExecutionProvider"),),
             threads=self.threads,
-            config=session_config(segment.model),
+            config=session_config(segment.model, exact=False),
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime)
 

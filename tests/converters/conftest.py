@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
+
+from ..fashion import samples
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -134,13 +134,9 @@ def node_cases(node_tests: list[Any]) -> list[NodeCase]:
 @pytest.fixture(scope="session")
 def fashion() -> Callable[[str, int], tuple[Any, Any]]:
     """Fashion-MNIST's first n images of "train" or "t10k", as the example nets take them (n, 1, 28, 28), and their labels."""
-    folder = Path("/usr/share/datasets/fashion-mnist")
 
     def read(split: str, count: int) -> tuple[Any, Any]:
-        images = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
-        labels = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())
-        pixels = np.frombuffer(images, np.uint8, offset=16)[: count * 784].reshape(-1, 1, 28, 28)
-        scaled = (pixels.astype(np.float32) / 255 - np.float32(0.286)) / np.float32(0.353)
-        return scaled.astype(np.float32), np.frombuffer(labels, np.uint8, offset=8)[:count].astype(np.int64)
+        made = samples(split, 0, count)
+        return made["image"], made["labels"]
 
     return read

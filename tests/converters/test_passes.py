@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from edgesdk_converters import PASSES, fields, find, known
+from edgesdk_converters.calibration import synthetic
 from edgesdk_converters.errors import RecipeError
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given, Pass, silent
@@ -34,7 +35,7 @@ def test_a_pass_is_pure_repeats_to_the_byte_and_keeps_the_face(name: str, conv_n
     proto = onnx.ModelProto()
     proto.CopyFrom(conv_net)
     model = Model.from_proto(proto, "m")
-    what = given(model)
+    what = given(model, dataclasses.replace(synthetic(model, 4), synthetic=False))
     before = model.to_bytes()
     first = find(name)()(model, what)
     assert model.to_bytes() == before
@@ -47,7 +48,7 @@ def test_progress_that_nobody_watches_says_nothing(conv_net: onnx.ModelProto, gi
     proto = onnx.ModelProto()
     proto.CopyFrom(conv_net)
     model = Model.from_proto(proto, "m")
-    what = given(model)
+    what = given(model, dataclasses.replace(synthetic(model, 4), synthetic=False))
     assert Given(what.source, what.train).progress is silent
     for name in PASSES:
         find(name)()(model, what)

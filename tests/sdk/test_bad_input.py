@@ -333,7 +333,7 @@ CHOICES = (
     Kind("setting not a number", ("memory_gb", "nan"), EXPORT + "--set memory_gb=nan", error="TargetError"),
     Kind("setting out of range", ("threads", "-1"), EXPORT + "--set threads=-1", error="TargetError"),
     Kind("setting without value", ("'threads'", "NAME=VALUE"), EXPORT + "--set threads", code=2, error="RecipeError"),
-    Kind("setting of no pass", ("'quantise'", "fold"), EXPORT + "--set quantise.bits=4", code=2, error="RecipeError"),
+    Kind("setting of no pass", ("quantise.bits", "fold"), EXPORT + "--set quantise.bits=4", code=2, error="RecipeError"),
     Kind("setting of no pass option", ("'bits'", "headroom"), EXPORT + "--precision fp16 --set half.bits=4", code=2,
          error="RecipeError"),
     Kind("pass option out of range", ("headroom is 0.5", "1 or more"), EXPORT + "--precision fp16 --set half.headroom=0.5",

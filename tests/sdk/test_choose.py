@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,32 +20,21 @@ from edgesdk_converters.model import Model
 from edgesdk_converters.quantize import Quantize
 
 from ..converters.outliers import plant_outliers
+from ..fashion import samples
 from .conftest import run_here
 
 ROOT = Path(__file__).parents[2]
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 Data = dict[str, Any]
-
-
-def images(split: str, start: int, count: int) -> Data:
-    """Fashion-MNIST as the nets take it, with labels."""
-    pixels = np.frombuffer(gzip.decompress((FASHION / f"{split}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((FASHION / f"{split}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    chosen = pixels.reshape(-1, 1, 28, 28)[start : start + count].astype(np.float32)
-    return {
-        "image": (chosen / 255 - np.float32(0.286)) / np.float32(0.353),
-        "labels": labels[start : start + count].astype(np.int64),
-    }
 
 
 @pytest.fixture(scope="module")
 def check() -> Data:
-    return images("t10k", 0, 1000)
+    return samples("t10k", 0, 1000)
 
 
 @pytest.fixture(scope="module")
 def train() -> Data:
-    return images("train", 0, 64)
+    return samples("train", 0, 64)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from edgesdk_converters.errors import DeviceError, RecipeError
 from edgesdk_converters.signature import Preprocess
 
 NOTHING: dict[str, Any] = dict.fromkeys(
-    ("target", "device", "precision", "recipe", "io_file", "weights", "data", "train", "max_drop", "max_relative_error", "task",
-     "metric", "out")
+    ("target", "device", "precision", "recipe", "io_file", "weights", "data", "train", "max_drop", "max_slice_drop",
+     "max_relative_error", "task", "metric", "out", "on")
 ) | {"settings": (), "shapes": (), "constants": ()}  # fmt: skip
 FULL = """
 model = "net.onnx"
@@ -82,7 +82,7 @@ def test_the_section_of_the_target_that_was_typed_counts(tmp_path: Path) -> None
 
 def test_the_section_of_another_target_does_not_count(tmp_path: Path) -> None:
     _, arguments, out = export_arguments(None, NOTHING | {"target": "server"}, _write(tmp_path, FULL))
-    assert (arguments["device"], arguments["precision"], arguments["settings"], out) == (None, "fp32", {}, None)
+    assert (arguments["device"], arguments["precision"], arguments["settings"], out) == (None, "", {}, None)
     assert arguments["recipe"] == tmp_path / "all.toml"
 
 

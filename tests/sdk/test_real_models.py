@@ -15,6 +15,8 @@ import edgesdk
 from edgesdk.exporting import Prepared, prepare
 from edgesdk_converters.errors import ContractBroken, Unsupported
 
+from ..fashion import raw
+
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "build" / "models"
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -24,13 +26,15 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 CONSTANTS = {"silero-vad": {"sr": 16000.0}}
 QUICK = ("efficientnet-lite0", "magika", "silero-vad", "basic-pitch", "squeezenet", "shufflenet", "inception_v1",
-         "inception_v2", "densenet121", "resnet50")  # fmt: skip
+         "inception_v2", "densenet121", "resnet50", "resnet8", "ds-cnn", "mobilenet-vww", "autoencoder")  # fmt: skip
 LARGE = ("bvlc_alexnet", "zfnet512", "vgg19")
 FASHION = {"cnn": 0.90, "mobilenet": 0.925, "resnet": 0.925, "vit": 0.85}
 
 
 def example(name: str) -> ModuleType:
-    """A script of examples/ as a module."""
+    """A script of examples/ as a module, which may import the others."""
+    if str(ROOT / "examples") not in sys.path:
+        sys.path.append(str(ROOT / "examples"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -176,19 +180,7 @@ def test_a_photograph_of_a_daisy_is_a_daisy(real_models: ModuleType, tmp_path: P
 @pytest.fixture(scope="module")
 def fashion() -> tuple[np.ndarray, np.ndarray]:
     """The 10,000 test images, height x width uint8, and their labels."""
-    module = example("train_fashion")
-    images, labels = module.load_split("test") if hasattr(module, "load_split") else read_idx()
-    return np.asarray(images), np.asarray(labels)
-
-
-def read_idx() -> tuple[np.ndarray, np.ndarray]:
-    import gzip
-
-    folder = Path("/usr/share/datasets/fashion-mnist")
-    assert folder.is_dir(), "the Debian package dataset-fashion-mnist is missing: run `make packages`"
-    images = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(labels, np.uint8, offset=8)
+    return raw("t10k")
 
 
 @pytest.mark.parametrize("name", FASHION)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -104,3 +105,23 @@ def test_what_the_table_says_of_this_release_is_true(small_convnet: Callable[...
     for opset, ir in ((here.opset + 1, here.ir), (here.opset, here.ir + 1)):
         with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail):
             load(opset, ir)
+
+
+def test_integer_graphs_are_summed_exactly_where_the_device_does(model_of: Callable[..., Model]) -> None:
+    def options(kind: str, *, exact: bool) -> dict[str, str]:
+        one = TensorProto.FLOAT
+        scale = {"s": np.float32(0.1), "z": np.uint8(128), "c": np.ones((2, 2), np.uint8)}
+        if kind == "pairs":
+            nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+                     helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]  # fmt: skip
+        elif kind == "stored":
+            nodes = [helper.make_node("DequantizeLinear", ["c", "s"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+        else:
+            nodes = [helper.make_node("Relu", ["x"], ["y"])]
+        model = model_of(nodes, {"x": (one, [2, 2])}, {"y": (one, [2, 2])}, scale)
+        return onnxruntime_support.session_config(model, exact=exact)
+
+    assert options("float", exact=True) == options("float", exact=False) == {}
+    assert options("pairs", exact=True) == {"session.x64quantprecision": "1"}
+    assert options("pairs", exact=False) == {}
+    assert options("stored", exact=True) == options("stored", exact=False) == {"session.disable_quant_qdq": "1"}

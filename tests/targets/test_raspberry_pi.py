@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,3 +76,15 @@ def test_estimates_scale_with_threads_up_to_the_cores() -> None:
     assert nine == four
     # 1e10 MACs at 1.8 GHz x 8 operations a cycle, 4 cores: 347 ms, twice that is the estimate
     assert four == pytest.approx(2 * 2e10 / (1.8e9 * 8 * 4) * 1e3, rel=0.01)
+
+
+def test_integers_are_checked_here_with_the_sums_of_an_arm_core(small_convnet: Callable[..., Model]) -> None:
+    from edgesdk_converters.calibration import synthetic
+    from edgesdk_converters.passes import Given
+    from edgesdk_converters.quantize import Quantize
+
+    source = small_convnet()
+    made = Quantize()(source, Given(source, replace(synthetic(source, 4), synthetic=False)))
+    config = target("raspberry-pi-5").compile(Segment(made)).runtime.config
+    assert config["session.x64quantprecision"] == "1"
+    assert "session.x64quantprecision" not in target("raspberry-pi-5").compile(Segment(source)).runtime.config

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from edgesdk_converters.cost import layers
 from edgesdk_converters.errors import TargetError
 from edgesdk_converters.model import Model
+from edgesdk_targets.device import Fact, this_machine
 from edgesdk_targets.server import Server
 from edgesdk_targets.target import Segment, make
 
@@ -39,3 +41,21 @@ def test_dynamic_shapes_are_taken(model_of: Callable[..., Model]) -> None:
     node = helper.make_node("Relu", ["x"], ["y"])
     model = model_of([node], {"x": (TensorProto.FLOAT, ["n", 2])}, {"y": (TensorProto.FLOAT, ["n", 2])})
     make("server", None).check(Segment(model))
+
+
+@pytest.mark.parametrize(("saturates", "bits"), [(True, 7), (False, 8)])
+def test_weights_have_as_many_bits_as_the_cpu_multiplies_without_saturating(saturates: bool, bits: int) -> None:
+    device = this_machine()
+    device = replace(device, facts={**device.facts, "int8_saturates": Fact(saturates, "a test")})
+    target = Server(device)
+    for name, steps in target.variants("int8").items():
+        step = next(step for step in steps["whole"] if step["pass"] == "quantize")
+        assert step.get("reduce_range", False) is (bits == 7), name
+    assert target.recipe("int8") == target.variants("int8")["int8"]
+
+
+def test_a_transformer_may_also_go_dynamic_and_weights_may_be_stored_only() -> None:
+    target = make("server", None)
+    assert list(target.variants("int8")) == ["int8", "int8 dynamic"]
+    assert list(target.variants("w4")) == ["w4", "w4 stored"]
+    assert list(target.variants("fp32")) == ["fp32"]

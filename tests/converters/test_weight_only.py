@@ -1,0 +1,158 @@
+"""Weight-only integers: what is stored is what is computed with, and the runtime's own operator agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgesdk_converters.errors import PassError
+from edgesdk_converters.model import Model
+from edgesdk_converters.quantize import Quantize, weighted
+from edgesdk_converters.weight_only import coded, weight_only
+
+BITS = [4, 8]
+NETS = Path(__file__).parents[2] / "examples" / "fashion"
+
+
+def stored(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+def run(proto: onnx.ModelProto, feed: dict[str, Any]) -> list[Any]:
+    found: list[Any] = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    return found
+
+
+@pytest.fixture
+def dense(build: Any) -> Model:
+    """A MatMul and Gemms with and without transposed weights and biases, 100 inputs (no multiple of a block) to 24 outputs."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal(shape).astype(np.float32)
+               for name, shape in {"m": (100, 24), "t": (24, 100), "n": (100, 24), "b": (24,)}.items()}  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["y1"], name="matmul"),
+        helper.make_node("Gemm", ["x", "t", "b"], ["y2"], name="turned", transB=1),
+        helper.make_node("Gemm", ["x", "n"], ["y3"], name="plain"),
+    ]
+    outputs = [(f"y{n}", [3, 24]) for n in (1, 2, 3)]
+    return Model.from_proto(build(nodes, [("x", [3, 100])], outputs, weights), "dense")
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_codes_are_whole_in_range_and_near(bits: int) -> None:
+    rows = np.random.default_rng(1).standard_normal((50, 40)).astype(np.float32)
+    made = coded(rows, bits)
+    top = 2 ** (bits - 1) - 1
+    assert made.codes.dtype == np.int8 and -top - 1 <= made.codes.min() and made.codes.max() <= top
+    error = made.codes * made.scales[:, None] - rows
+    plain = np.abs(rows).max(1, keepdims=True) / top
+    nearest = np.round(rows / plain) * plain - rows
+    assert (np.square(error).sum(1) <= np.square(nearest).sum(1) * 1.0001).all(), "worse than the scale of the largest value"
+    if bits == 4:
+        assert np.square(error).sum() < 0.95 * np.square(nearest).sum(), "the search for a scale found nothing"
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    made = coded(np.zeros((2, 8), np.float32), 4)
+    assert not made.codes.any() and np.isfinite(made.scales).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_packed_layers_compute_with_the_stored_codes(dense: Model, bits: int) -> None:
+    """MatMulNBits in ONNX Runtime against numpy on weights decoded by hand."""
+    proto, note = weight_only(dense, bits)
+    assert [n.op_type for n in proto.graph.node].count("MatMulNBits") == 3 and f"{bits} bits" in note
+    x = np.random.default_rng(2).standard_normal((3, 100)).astype(np.float32)
+    got = run(proto, {"x": x})
+    tensors = stored(proto)
+    for index, node in enumerate(n for n in proto.graph.node if n.op_type == "MatMulNBits"):
+        packed, scales = (numpy_helper.to_array(tensors[name]) for name in node.input[1:3])
+        codes = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1)
+        values = (codes.astype(np.float32) - 2 ** (bits - 1)) * scales.reshape(*codes.shape[:2], 1)
+        wanted = x @ values.reshape(24, -1)[:, :100].T
+        if node.name == "turned":
+            wanted = wanted + numpy_helper.to_array(tensors["b"])
+        np.testing.assert_allclose(got[index], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_stored_weights_come_back_within_half_a_step(conv_net: onnx.ModelProto, bits: int) -> None:
+    source = onnx.ModelProto()
+    source.CopyFrom(conv_net)
+    model = Model.from_proto(source, "m")
+    proto, note = weight_only(model, bits, packed=False)
+    onnx.checker.check_model(proto, full_check=True)
+    assert "file size alone" in note
+    before, tensors = stored(model.proto), stored(proto)
+    backs = [n for n in proto.graph.node if n.op_type == "DequantizeLinear"]
+    assert backs
+    for back in backs:
+        name = back.input[0].partition("/int")[0]
+        original = numpy_helper.to_array(before[name])
+        probe = helper.make_model(
+            helper.make_graph([back], "g", [], [helper.make_tensor_value_info(back.output[0], TensorProto.FLOAT, original.shape)],
+                              [tensors[back.input[0]], tensors[back.input[1]]]),
+            opset_imports=proto.opset_import, ir_version=proto.ir_version,
+        )  # fmt: skip
+        (values,) = run(probe, {})
+        axis = next(a.i for a in back.attribute if a.name == "axis")
+        steps = numpy_helper.to_array(tensors[back.input[1]])
+        shape = [1] * original.ndim
+        shape[axis] = -1
+        inside = np.abs(original) <= steps.reshape(shape) * (2 ** (bits - 1) - 1)
+        assert (np.abs(values - original) <= 0.5001 * steps.reshape(shape))[inside].all()
+        assert tensors[back.input[0]].data_type == (TensorProto.INT4 if bits == 4 else TensorProto.INT8)
+        assert len(tensors[back.input[0]].raw_data) == -(-original.size * bits // 8)
+
+
+def test_four_bits_in_storage_raise_the_opset_and_eight_do_not(conv_net: onnx.ModelProto) -> None:
+    for bits, opset in ((8, 17), (4, 21)):
+        source = onnx.ModelProto()
+        source.CopyFrom(conv_net)
+        proto, _ = weight_only(Model.from_proto(source, "m"), bits, packed=False)
+        assert next(o.version for o in proto.opset_import if not o.domain) == opset
+
+
+def test_small_weights_and_kept_layers_stay_in_float(dense: Model, build: Any) -> None:
+    proto, _ = weight_only(dense, 8, keep=("matmul",))
+    assert [n.op_type for n in proto.graph.node if n.name == "matmul"] == ["MatMul"]
+    proto, _ = weight_only(dense, 8, only=("matmul",))
+    assert [n.op_type for n in proto.graph.node].count("MatMulNBits") == 1
+    tiny = build([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], [("x", [1, 8])], [("y", [1, 8])],
+                 {"w": np.eye(8, dtype=np.float32)})  # fmt: skip
+    proto, _ = weight_only(Model.from_proto(tiny, "tiny"), 4)
+    assert [n.op_type for n in proto.graph.node] == ["MatMul"]
+
+
+def test_a_gemm_that_scales_is_left_as_it_is(build: Any) -> None:
+    weights = {"w": np.ones((32, 32), np.float32)}
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], name="g", alpha=0.5)
+    proto, _ = weight_only(Model.from_proto(build([node], [("x", [1, 32])], [("y", [1, 32])], weights), "m"), 8)
+    assert [n.op_type for n in proto.graph.node] == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "net", "bits", "most"),
+    [("weights", "vit", 8, 0.35), ("weights", "vit", 4, 0.23), ("stored", "resnet", 8, 0.28), ("stored", "resnet", 4, 0.15)],
+)
+def test_a_real_net_gets_nearly_as_small_as_its_bits(given: Any, flavour: Any, net: str, bits: int, most: float) -> None:
+    model = Model.load(NETS / f"fashion_{net}.onnx")
+    made = Quantize(flavour=flavour, bits=bits)(model, given(model))
+    share = len(made.to_bytes()) / len(model.to_bytes())
+    assert bits / 32 < share <= most
+    assert made.signature == model.signature
+
+
+def test_a_flavour_that_finds_nothing_says_so(build: Any, given: Any) -> None:
+    model = Model.from_proto(build([helper.make_node("Relu", ["x"], ["y"])], [("x", [1, 8])], [("y", [1, 8])]), "m")
+    assert weighted(model) == []
+    with pytest.raises(PassError, match="no weighted layers in m to quantise"):
+        Quantize(flavour="weights")(model, given(model))
+    with pytest.raises(PassError, match=r"bits = 3; allowed: 4 or 8"):
+        Quantize(flavour="weights", bits=3)
