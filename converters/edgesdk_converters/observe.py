@@ -29,7 +29,7 @@ Array = NDArray[Any]
 Ranges = dict[str, tuple[float, float]]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 BINS = 2048
-FORMAT = 1
+FORMAT = 2
 BUDGET_BYTES = 400_000_000
 """Of activations read out in one run."""
 _FLOATS = {1, 10, 11, 16}
@@ -202,6 +202,8 @@ def _clip(
     one_sided = low >= 0 or high <= 0
     candidates = _candidates(low, high, symmetric or one_sided or method == "entropy", symmetric)
     levels = 2**bits - 1
+    if method == "entropy":
+        counts = _without_spike(counts, int(np.searchsorted(edges, 0.0, side="right")) - 1)
     best, least = (low, high), math.inf
     for first, last in candidates:
         if method == "mse":
@@ -244,12 +246,27 @@ def _squared_error(counts: Array, centres: Array, width: float, low: float, high
     return float((counts[inside & ~at_zero] * rounding).sum() + (counts * beyond * beyond).sum())
 
 
+def _without_spike(counts: Array, place: int) -> Array:
+    """A bin brought down to its neighbours: a value that has a code of its own (zero, or an end of the range) is never rounded.
+
+    Half of what a ReLU gives is zero; spread over the bins of one code it would pass for the largest error there is.
+    """
+    if not 0 <= place < len(counts):
+        return counts
+    around = [counts[index] for index in (place - 1, place + 1) if 0 <= index < len(counts)]
+    made = counts.copy()
+    made[place] = min(counts[place], max(around))
+    return made
+
+
 def _divergence(counts: Array, centres: Array, low: float, high: float, levels: int) -> float:
     """Kullback-Leibler divergence of the quantised histogram from the clipped one."""
     inside = np.flatnonzero((centres >= low) & (centres <= high))
     if inside.size < 2:
         return math.inf
     first, last = int(inside[0]), int(inside[-1])
+    if first == 0 and last == len(counts) - 1:
+        counts = _without_spike(_without_spike(counts, 0), last)
     clipped = counts[first : last + 1].astype(np.float64)
     steps = min(levels, 128)
     if clipped.size < steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,9 +17,12 @@ try:
 except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
-Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored"]
+Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored", "fixed"]
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
-STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator")
+Rounding = Literal["half_even", "half_up", "truncate"]
+STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
+WIDTHS: Mapping[str, Sequence[int]] = {"weights": (4, 8), "stored": range(2, 9), "fixed": range(2, 17)}
+"""Of the flavours that know others than 8 bits."""
 PER_CHANNEL_OPSET = 13
 ROTATION = "/rotate"
 """How the names of nodes end that must stay in float: rotations by the pass of that name."""
@@ -32,8 +35,8 @@ class Quantize:
 
     `flavour`: `u8s8`, `s8s8` (CPU: unsigned or signed activations, signed weights, QDQ), `tensorrt` (explicit quantisation:
     symmetric, biases in float), `qoperator` (QLinear operators), `dynamic` (Gemm and MatMul only, ranges at run time),
-    `weights` (8 or 4 `bits`, activations in float; dense layers as MatMulNBits), `stored` (the same, smaller in the file
-    alone).
+    `weights` (8 or 4 `bits`, activations in float; dense layers as MatMulNBits), `stored` (2 to 8 `bits`, smaller in the file
+    alone), `fixed` (fixed point for logic: 2 to 16 `bits`, scales that are powers of two, activations rounded by `rounding`).
 
     `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
@@ -46,6 +49,7 @@ class Quantize:
     bits: int = 8
     calibration: Calibration = "minmax"
     percentile: float = 99.99
+    rounding: Rounding = "half_even"
     reduce_range: bool = False
     bias_correction: bool = False
     keep: tuple[str, ...] = ()
@@ -53,7 +57,7 @@ class Quantize:
     repair: bool = True
 
     def __post_init__(self) -> None:
-        allowed = {"weights": (4, 8), "stored": (4, 8)}.get(self.flavour, (8,))
+        allowed = WIDTHS.get(self.flavour, (8,))
         if self.bits not in allowed:
             raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
         if not 50 < self.percentile <= 100:
@@ -91,6 +95,10 @@ class Quantize:
         """Names of the nodes that this pass turns to integers, in graph order."""
         if self.flavour in qdq.FORMS:
             wanted = {n.name for n in model.proto.graph.node if n.op_type in qdq.FORMS[self.flavour].operators}
+        elif self.flavour == "fixed":
+            from .fixed import MOVES
+
+            wanted = {n.name for n in model.proto.graph.node if n.op_type not in MOVES}
         elif self.flavour == "dynamic":
             wanted = {n.name for n in _with_constant_weights(model) if n.op_type in ("Gemm", "MatMul")}
         else:
@@ -127,28 +135,35 @@ class Quantize:
             return proto, f"; {told}"
         from .observe import observe
 
-        form = qdq.FORMS[self.flavour]
+        form = qdq.FORMS.get(self.flavour)
         ranges = observe(
             model, given.train, method=self.calibration, percentile=self.percentile, bits=self.bits,
-            symmetric=form.symmetric, progress=given.progress, cache=given.cache,
+            symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
         )  # fmt: skip
         note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
 
         floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(ROTATION)}
 
-        def once(source: Model) -> onnx.ModelProto:
-            return self._run(
+        def once(source: Model) -> tuple[onnx.ModelProto, str]:
+            if form is None:
+                from .fixed import fixed_point
+
+                proto, told = fixed_point(source, ranges, nodes, bits=self.bits, rounding=self.rounding)
+                return proto, f"; {told}"
+            static = self._run(
                 lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range, floats=floats)
             )
+            return static, "; 7-bit weights" if self.reduce_range else ""
 
-        proto = once(model)
+        proto, told = once(model)
         if self.bias_correction:
             from .bias import corrected
 
             given.progress("correcting biases")
             moved = corrected(model, model.changed(proto), given.train, given.progress)
-            proto, note = once(model.changed(moved)), f"{note}; biases corrected"
-        return proto, note + ("; 7-bit weights" if self.reduce_range else "")
+            proto, told = once(model.changed(moved))
+            note += "; biases corrected"
+        return proto, note + told
 
     def _run(self, work: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
         try:

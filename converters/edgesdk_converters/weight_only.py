@@ -1,7 +1,8 @@
-"""Weight-only integers: weights are stored in 8 or 4 bits, activations stay in float.
+"""Weight-only integers: weights are stored in few bits, activations stay in float.
 
-MatMul and Gemm can become MatMulNBits, which reads the packed weights as it multiplies; convolutions keep their operator and
-get their weights through a DequantizeLinear, which makes the file smaller and nothing else.
+MatMul and Gemm can become MatMulNBits (8 or 4 bits), which reads the packed weights as it multiplies. Elsewhere operators stay
+and their weights are unpacked before them, which makes the file smaller and nothing else: by a DequantizeLinear from 8 or 4
+bits, by integer arithmetic from any other width (packing.md). ONNX Runtime does that once, as it loads the model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import MissingExtra, PassError
 from .model import Model
+from .packing import GROUP, pack
 
 try:
     import onnx
@@ -25,6 +27,8 @@ except ImportError as _error:
 Array = NDArray[Any]
 SMALLEST = 256
 """Elements below which a weight is left in float: scales and a node more would eat what is saved."""
+SMALLEST_UNPACKED = 1024
+"""The same where it takes ten nodes to unpack."""
 INT4_OPSET, INT4_IR = 21, 10
 _SHARES = tuple(1 - 0.025 * step for step in range(17))
 
@@ -40,7 +44,7 @@ class Coded:
 def weight_only(
     model: Model, bits: int, *, packed: bool = True, block: int = 32, keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[onnx.ModelProto, str]:
-    """The graph with stored weights of `bits` (8 or 4), and a note of what was done.
+    """The graph with stored weights of `bits` (2 to 8; with `packed` 8 or 4), and a note of what was done.
 
     MatMul and Gemm (alpha = beta = 1, no transA) with constant weights: com.microsoft MatMulNBits, symmetric, one scale for
     each `block` inputs of an output; without `packed` they are stored like convolutions. Conv and ConvTranspose: one scale
@@ -52,7 +56,7 @@ def weight_only(
     chosen = [
         node
         for node in proto.graph.node
-        if node.name not in keep and (not only or node.name in only) and _weight(node, stored) is not None
+        if node.name not in keep and (not only or node.name in only) and _weight(node, stored, bits) is not None
     ]
     dense = [node for node in chosen if packed and node.op_type in ("MatMul", "Gemm")]
     behind = [node for node in chosen if node not in dense]
@@ -65,7 +69,8 @@ def weight_only(
         name = node.input[1]
         if name not in shared:
             axis = 0 if node.op_type == "Conv" or _transposed(node) else 1
-            shared[name] = _behind_dequantize(proto.graph, name, numpy_helper.to_array(stored[name]), bits, axis)
+            behind_what = _behind_dequantize if bits in (4, 8) else _behind_arithmetic
+            shared[name] = behind_what(proto.graph, name, numpy_helper.to_array(stored[name]), bits, axis)
         node.input[1] = shared[name]
     if dense:
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -78,12 +83,13 @@ def weight_only(
     return proto, ", ".join(told)
 
 
-def _weight(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> onnx.TensorProto | None:
+def _weight(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto], bits: int) -> onnx.TensorProto | None:
     """The stored weight of a node that can be coded, None for others."""
+    smallest = SMALLEST if bits in (4, 8) else SMALLEST_UNPACKED
     if len(node.input) < 2 or node.input[1] not in stored:
         return None
     tensor = stored[node.input[1]]
-    if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < SMALLEST:
+    if tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < smallest:
         return None
     if node.op_type in ("Conv", "ConvTranspose"):
         return tensor
@@ -171,6 +177,55 @@ def _behind_dequantize(graph: onnx.GraphProto, name: str, weight: Array, bits: i
     graph.initializer.append(numpy_helper.from_array(made.scales, scale))
     back = helper.make_node("DequantizeLinear", [integers, scale], [result], name=f"{name}/dequantize", axis=axis)
     graph.node.insert(0, back)
+    return result
+
+
+def _behind_arithmetic(graph: onnx.GraphProto, name: str, weight: Array, bits: int, axis: int) -> str:
+    """Stores a weight as packed integers and unpacks them with operators of opset 13; the name of what that gives.
+
+    Codes are stored unsigned, 2**(bits-1) above their value. Value i of a group of 8 lies in two neighbouring bytes at most.
+    """
+    moved = np.moveaxis(weight, axis, 0)
+    made = coded(moved.reshape(len(moved), -1), bits)
+    values = np.moveaxis(made.codes.reshape(moved.shape), 0, axis).astype(np.int16) + 2 ** (bits - 1)
+    data = np.frombuffer(pack(values, bits), dtype=np.uint8).reshape(-1, bits)
+    first = np.arange(GROUP) * bits
+    below = np.minimum(first // 8 + 1, bits - 1)
+    around = [1] * weight.ndim
+    around[axis] = -1
+    stored = {tensor.name for tensor in graph.initializer}
+
+    def tensor(key: str, array: Any) -> str:
+        if key not in stored:
+            stored.add(key)
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), key))
+        return key
+
+    own, common = f"{name}/int{bits}", f"unpack{bits}"
+    made_nodes: list[onnx.NodeProto] = []
+
+    def node(kind: str, inputs: list[str], **attributes: Any) -> str:
+        result = f"{own}/{len(made_nodes)}"
+        made_nodes.append(helper.make_node(kind, inputs, [result], name=result, **attributes))
+        return result
+
+    packed = node("Cast", [tensor(own, data)], to=TensorProto.INT32)
+    low = node("Gather", [packed, tensor(f"{common}/byte", first // 8)], axis=1)
+    high = node("Gather", [packed, tensor(f"{common}/next", below)], axis=1)
+    high = node("Mul", [high, tensor(f"{common}/256", np.array(256, np.int32))])
+    word = node("Add", [low, high])
+    shifted = node("Div", [word, tensor(f"{common}/shift", (1 << (first % 8)).astype(np.int32))])
+    whole = node("Mod", [shifted, tensor(f"{common}/range", np.array(2**bits, np.int32))])
+    signed = node("Sub", [whole, tensor(f"{common}/zero", np.array(2 ** (bits - 1), np.int32))])
+    flat = node("Reshape", [signed, tensor("unpack/flat", np.array([-1], np.int64))])
+    if data.size * 8 // bits != weight.size:
+        bounds = [tensor("unpack/begin", np.array([0], np.int64)), tensor(f"{own}/count", np.array([weight.size], np.int64))]
+        flat = node("Slice", [flat, *bounds])
+    shaped = node("Reshape", [flat, tensor(f"{own}/shape", np.array(weight.shape, np.int64))])
+    floats = node("Cast", [shaped], to=TensorProto.FLOAT)
+    result = node("Mul", [floats, tensor(f"{own}/scale", made.scales.reshape(around))])
+    for place, each in enumerate(made_nodes):
+        graph.node.insert(place, each)
     return result
 
 

@@ -101,19 +101,14 @@ def candidates(backend: Target, precision: str, recipe: Recipe | None, settings:
         if key.partition(".")[0] not in known:
             raise RecipeError(f"--set {key}: no recipe of {backend.name} for {precision} has that pass; known: "
                               f"{', '.join(sorted(known))}")  # fmt: skip
-    return tuple(
-        replace(
-            candidate,
-            recipe=candidate.recipe.with_settings(
-                {
-                    key: value
-                    for key, value in settings.items()
-                    if key.partition(".")[0] in {step.name for step in candidate.recipe.whole}
-                }
-            ),
-        )
-        for candidate in plain
-    )
+    found: list[Candidate] = []
+    for candidate in plain:
+        names = {step.name for step in candidate.recipe.whole}
+        own = {key: value for key, value in settings.items() if key.partition(".")[0] in names}
+        set_up = replace(candidate, recipe=candidate.recipe.with_settings(own))
+        if set_up.recipe not in [other.recipe for other in found]:  # settings may make two alike
+            found.append(set_up)
+    return tuple(found)
 
 
 def fitting(found: Sequence[Candidate], model: Model) -> tuple[Candidate, ...]:

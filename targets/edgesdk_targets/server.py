@@ -60,7 +60,7 @@ class Server(Target):
             minimum=minimum_release(segment.model, self.name),
             providers=(Provider("CPUExecutionProvider"),),
             threads=self.threads,
-            config=session_config(segment.model, exact=False),
+            config=session_config(segment.model, exact=_is_fixed(segment)),
         )
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime)
 
@@ -76,3 +76,8 @@ class Server(Target):
         if step["pass"] == "quantize" and step["flavour"] in ("u8s8", "dynamic") and self.device.get("int8_saturates", bool):
             return {**step, "reduce_range": True}
         return step
+
+
+def _is_fixed(segment: Segment) -> bool:
+    """Whether the graph stands for the integer arithmetic of other hardware, to the bit."""
+    return any(step.options.get("flavour") == "fixed" for step in segment.model.history)

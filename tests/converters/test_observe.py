@@ -136,6 +136,13 @@ def test_entropy_cuts_a_long_tail_and_leaves_a_block_alone(identity: Model) -> N
     assert observe(identity, given(block), method="entropy")["y"][1] > 0.9
 
 
+def test_entropy_keeps_what_a_clipped_relu_gives(identity: Model) -> None:
+    """Mostly zeros, some at the upper limit: both have a code of their own, and are no reason to clip what lies between."""
+    rows = np.clip(np.random.default_rng(0).normal(-4, 4, (200, 64)), 0, 6)
+    low, high = observe(identity, given(rows), method="entropy")["y"]
+    assert low == 0.0 and high > 5
+
+
 def test_memory_does_not_grow_with_the_samples(model: Model) -> None:
     def peak(count: int) -> int:
         one = next(iter(synthetic(model, 1)))["x"]

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters.errors import PassError
 from edgesdk_converters.model import Model
+from edgesdk_converters.packing import packed_bytes, unpack
 from edgesdk_converters.quantize import Quantize, weighted
 from edgesdk_converters.weight_only import coded, weight_only
 
@@ -111,6 +112,29 @@ def test_stored_weights_come_back_within_half_a_step(conv_net: onnx.ModelProto, 
         assert len(tensors[back.input[0]].raw_data) == -(-original.size * bits // 8)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
+def test_any_other_width_is_packed_and_unpacked_by_the_graph(build: Any, bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    weights = {"w": rng.standard_normal((9, 13, 3, 3)).astype(np.float32), "d": rng.standard_normal((81, 17)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], name="conv"), helper.make_node("Flatten", ["c"], ["f"], name="flat"),
+             helper.make_node("Gemm", ["f", "d"], ["y"], name="dense")]  # fmt: skip
+    model = Model.from_proto(build(nodes, [("x", [1, 13, 5, 5])], [("y", [1, 17])], weights, opset=13), "m")
+    proto, note = weight_only(model, bits, packed=False)
+    onnx.checker.check_model(proto, full_check=True)
+    assert f"2 layers with weights stored in {bits} bits" in note
+    for name, axis in (("w", 0), ("d", 1)):
+        made = coded(np.moveaxis(weights[name], axis, 0).reshape(weights[name].shape[axis], -1), bits)
+        data = numpy_helper.to_array(stored(proto)[f"{name}/int{bits}"])
+        assert data.dtype == np.uint8 and data.size == packed_bytes(weights[name].size, bits)
+        codes = unpack(data.tobytes(), bits, weights[name].size, signed=False) - 2 ** (bits - 1)
+        moved = np.moveaxis(codes.reshape(weights[name].shape), axis, 0)
+        np.testing.assert_array_equal(moved.reshape(made.codes.shape), made.codes)
+        weights[name] = np.moveaxis((moved.astype(np.float32).T * made.scales).T, 0, axis)
+    wanted = build(nodes, [("x", [1, 13, 5, 5])], [("y", [1, 17])], weights, opset=13)
+    x = rng.standard_normal((1, 13, 5, 5)).astype(np.float32)
+    np.testing.assert_allclose(run(proto, {"x": x})[0], run(wanted, {"x": x})[0], rtol=1e-5, atol=1e-5)
+
+
 def test_four_bits_in_storage_raise_the_opset_and_eight_do_not(conv_net: onnx.ModelProto) -> None:
     for bits, opset in ((8, 17), (4, 21)):
         source = onnx.ModelProto()
@@ -139,7 +163,13 @@ def test_a_gemm_that_scales_is_left_as_it_is(build: Any) -> None:
 
 @pytest.mark.parametrize(
     ("flavour", "net", "bits", "most"),
-    [("weights", "vit", 8, 0.35), ("weights", "vit", 4, 0.23), ("stored", "resnet", 8, 0.28), ("stored", "resnet", 4, 0.15)],
+    [
+        ("weights", "vit", 8, 0.35),
+        ("weights", "vit", 4, 0.23),
+        ("stored", "resnet", 8, 0.28),
+        ("stored", "resnet", 4, 0.15),
+        ("stored", "resnet", 3, 0.14),
+    ],
 )
 def test_a_real_net_gets_nearly_as_small_as_its_bits(given: Any, flavour: Any, net: str, bits: int, most: float) -> None:
     model = Model.load(NETS / f"fashion_{net}.onnx")

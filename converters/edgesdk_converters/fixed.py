@@ -1,0 +1,329 @@
+"""Fixed point: every stored value is an integer of a chosen width times a power of two, and rounding is written out.
+
+What hardware without a multiplier for scales computes: scaling is a shift. The graph stays plain ONNX, in the form that qonnx
+calls QCDQ (quantise, clip, dequantise): ONNX Runtime runs it, and a generator of logic can read widths, binary points and
+roundings off it. Sums are exact: biases lie on the grid of their products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import graph as graphs
+from .errors import MissingExtra, PassError
+from .model import Model
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper, version_converter
+except ImportError as _error:
+    raise MissingExtra("convert", "onnx") from _error
+
+Array = NDArray[Any]
+Rounding = Literal["half_even", "half_up", "truncate"]
+MOVES = (
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool", "Slice", "Split", "Gather",
+    "Expand", "Tile", "Concat", "DepthToSpace", "SpaceToDepth", "GlobalMaxPool", "ReduceMax",
+)  # fmt: skip
+"""Operators whose outputs are some of their inputs' values: nothing is rounded behind them."""
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu")
+_WITH_CONSTANTS = ("Add", "Sub", "Mul", "PRelu")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+EXACT_BITS = 24
+"""Of the significand of float32: sums of integers up to this width come out exact when they are computed in it."""
+LONG_OPSET = 21
+
+
+@dataclass(frozen=True)
+class Format:
+    """`bits` wide codes, signed or not; value = code * 2**exponent."""
+
+    bits: int
+    exponent: int
+    signed: bool
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(1 << self.bits - 1) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The greatest code."""
+        return (1 << self.bits - self.signed) - 1
+
+    @property
+    def step(self) -> float:
+        """The value of code 1."""
+        return 2.0**self.exponent
+
+    @property
+    def container(self) -> Any:
+        """The numpy type that codes are stored in."""
+        small, large = (np.int8, np.int16) if self.signed else (np.uint8, np.uint16)
+        return small if self.bits <= 8 else large
+
+
+def covering(low: float, high: float, bits: int) -> Format:
+    """The format with the smallest step whose codes reach from low to high; unsigned where nothing is negative."""
+    signed = low < 0
+    top = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    reach = max(high / top, -low / (top + 1), 2.0**-100)
+    exponent = math.ceil(math.log2(reach))
+    if 2.0 ** (exponent - 1) >= reach:  # log2 rounds up just above a power of two
+        exponent -= 1
+    return Format(bits, exponent, signed)
+
+
+def best(values: Array, bits: int) -> Format:
+    """The signed format of least squared rounding error on stored values: that which covers them or one of two finer ones."""
+    whole = covering(min(float(values.min()), -(2.0**-100)), float(values.max()), bits)
+    tried = [Format(bits, whole.exponent - less, True) for less in range(3)]
+    exact = values.astype(np.float64)
+    return min(tried, key=lambda f: float(np.square(codes(values, f) * f.step - exact).sum()))
+
+
+def codes(values: Array, form: Format) -> Array:
+    """Integers nearest to values / step, ties to even, clipped; int64."""
+    return np.clip(np.rint(values.astype(np.float64) / form.step), form.low, form.high).astype(np.int64)
+
+
+def fixed_point(
+    model: Model,
+    ranges: Mapping[str, tuple[float, float]],
+    nodes: Collection[str],
+    *,
+    bits: int,
+    rounding: Rounding,
+) -> tuple[onnx.ModelProto, str]:
+    """The graph with the outputs, weights and inputs of the named nodes in fixed point, and a note of what was done.
+
+    Activations: one format a tensor, unsigned where nothing is negative, covering its (low, high) of `ranges`; values beyond
+    saturate. An activation function is rounded with what it follows. Weights and constants: one signed format a tensor, rounded
+    to the nearest code, ties to even. Biases: 32 bits on the grid of the products. `rounding` is that of activations.
+    Raises PassError for Gemm with alpha or beta other than 1, and where 9 to 16 bits need an opset (21) that cannot be reached.
+    """
+    if bits > 8 and model.opset < LONG_OPSET:
+        model = _raised(model, bits)
+    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding)
+    return builder.build()
+
+
+class _Builder:
+    """One conversion: formats are fixed on the float graph first, then nodes are written anew in order."""
+
+    def __init__(
+        self, model: Model, ranges: Mapping[str, tuple[float, float]], chosen: frozenset[str], bits: int, rounding: Rounding
+    ) -> None:
+        self.proto = model.copy_proto()
+        self.graph = self.proto.graph
+        self.ranges, self.chosen, self.bits, self.rounding = ranges, chosen, bits, rounding
+        self.stored = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.makers = {name: node for node in self.graph.node for name in node.output if name}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.types = graphs.value_types(self.graph)
+        self.outputs = {output.name for output in self.graph.output}
+        self.formats: dict[str, Format] = {}
+        self.made: list[onnx.NodeProto] = []
+        self.widest = 0
+        self.inexact: list[str] = []
+
+    def build(self) -> tuple[onnx.ModelProto, str]:
+        rounded = self._rounded()
+        self.formats = {name: covering(*self.ranges[name], self.bits) for name in rounded}
+        renamed: dict[str, str] = {}
+        for name in (info.name for info in self.graph.input):
+            if name in rounded:
+                renamed[name] = f"{name}/fixed"
+                self.formats[renamed[name]] = self.formats[name]
+                self._quantise(name, renamed[name], self.formats[name])
+        for node in self.graph.node:
+            for index, name in enumerate(node.input):
+                node.input[index] = renamed.get(name, name)
+            if node.name in self.chosen:
+                self._constants(node)
+            raw = [f"{name}/wide" if name in rounded else name for name in node.output]
+            done = onnx.NodeProto()
+            done.CopyFrom(node)
+            del done.output[:]
+            done.output.extend(raw)
+            self.made.append(done)
+            for name, wide in zip(node.output, raw, strict=True):
+                if name in rounded:
+                    self._quantise(wide, name, self.formats[name])
+        del self.graph.node[:]
+        self.graph.node.extend(self.made)
+        self._tidy()
+        return self.proto, self._note()
+
+    def _rounded(self) -> set[str]:
+        """Names of the float tensors that are rounded: what chosen nodes compute, and what they read from elsewhere."""
+        found = set()
+        for node in self.graph.node:
+            if node.name not in self.chosen or node.op_type in MOVES:
+                continue
+            for name in node.output:
+                if name in self.ranges and not self._before_activation(name):
+                    found.add(name)
+            for name in node.input:
+                root = self._root(name)
+                if root in self.ranges and not self._before_activation(root):
+                    found.add(root)
+        return found
+
+    def _root(self, name: str) -> str:
+        """The tensor whose values a chain of moves hands on; itself where it ends at several."""
+        while name in self.makers and self.makers[name].op_type in MOVES and self.makers[name].op_type != "Concat":
+            name = self.makers[name].input[0]
+        return name
+
+    def _before_activation(self, name: str) -> bool:
+        """Whether a tensor only goes into one activation function that is rounded itself."""
+        readers = self.readers.get(name, [])
+        if name in self.outputs or name not in self.makers or len(readers) != 1:
+            return False
+        return readers[0].op_type in _ACTIVATIONS and readers[0].name in self.chosen and readers[0].input[0] == name
+
+    def _quantise(self, source: str, result: str, form: Format) -> None:
+        """Nodes that round `source` to `form`, saturating, and give it back as float."""
+        kind = np.dtype(form.container)
+        zero = self._tensor(f"fixed/zero_{kind.name}", np.zeros((), kind))
+        full = form.bits in (8, 16)
+        step = self._tensor(f"fixed/two_to_{form.exponent}", np.array(form.step, np.float32))
+        if self.rounding == "half_even":
+            divisor = step
+            if not full and form.bits > 8:  # ONNX Runtime clips no 16-bit integers; on the grid, clipping first is the same
+                bounds = [self._tensor(f"{result}/{end}", np.array(code * form.step, np.float32))
+                          for end, code in (("low", form.low), ("high", form.high))]  # fmt: skip
+                source = self._node("Clip", [source, *bounds], f"{result}/clipped")
+        else:
+            inverse = self._tensor(f"fixed/two_to_{-form.exponent}", np.array(2.0**-form.exponent, np.float32))
+            source = self._node("Mul", [source, inverse], f"{result}/scaled")
+            if self.rounding == "half_up":
+                source = self._node("Add", [source, self._tensor("fixed/half", np.array(0.5, np.float32))], f"{result}/raised")
+            source = self._node("Floor", [source], f"{result}/whole")
+            bounds = [self._tensor(f"fixed/code_{code}", np.array(code, np.float32)) for code in (form.low, form.high)]
+            source = self._node("Clip", [source, *bounds], f"{result}/clipped")
+            divisor = self._tensor("fixed/two_to_0", np.array(1.0, np.float32))
+        held = self._node("QuantizeLinear", [source, divisor, zero], f"{result}/code")
+        if self.rounding == "half_even" and not full and form.bits < 8:
+            limits = [self._tensor(f"fixed/{kind.name}_{code}", np.array(code, kind)) for code in (form.low, form.high)]
+            held = self._node("Clip", [held, *limits], f"{result}/clipped")
+        self._node("DequantizeLinear", [held, step, zero], result)
+
+    def _constants(self, node: onnx.NodeProto) -> None:
+        """Replaces the stored float inputs of a chosen node by codes behind a DequantizeLinear."""
+        if node.op_type == "Gemm" and any(a.name in ("alpha", "beta") and a.f != 1.0 for a in node.attribute):
+            raise PassError(
+                "quantize",
+                f"Gemm {node.name} scales by alpha or beta, which fixed point cannot",
+                "fold the factor into its weights",
+            )
+        heavy = node.op_type in WEIGHTED
+        places = range(2) if heavy else range(len(node.input)) if node.op_type in _WITH_CONSTANTS else ()
+        formats: list[Format | None] = []
+        weight: Array | None = None
+        for index in places:
+            name = node.input[index]
+            if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
+                values = numpy_helper.to_array(self.stored[name])
+                form = best(values, self.bits) if values.size else Format(self.bits, 0, True)
+                weight = codes(values, form)
+                node.input[index] = self._stored(name, weight.astype(form.container), form.exponent)
+                formats.append(form)
+            else:
+                formats.append(self.formats.get(self._root(name)))
+        if heavy and all(formats):
+            self._sum(node, [form for form in formats if form is not None], weight)
+
+    def _sum(self, node: onnx.NodeProto, formats: list[Format], weight: Array | None) -> None:
+        """Puts the bias on the grid of the products, and notes how wide the sums of the layer can get."""
+        first, second = formats
+        exponent = first.exponent + second.exponent
+        greatest = 0.0  # in codes of the products
+        if len(node.input) > 2 and node.input[2] in self.stored:
+            values = numpy_helper.to_array(self.stored[node.input[2]])
+            peak = float(np.abs(values).max(initial=0))
+            # A coarser power of two lies on the grid too; beyond 24 bits float32 could not hold the bias itself.
+            place = max(exponent, math.ceil(math.log2(peak)) - EXACT_BITS + 1) if peak else exponent
+            held = codes(values, Format(32, place, True))
+            node.input[2] = self._stored(f"{node.input[2]}@{place}", held.astype(np.int32), place)
+            greatest = float(np.abs(held).max(initial=0)) * 2.0 ** (place - exponent)
+        activation = first if weight is not None else second
+        reach = max(-activation.low, activation.high)
+        if weight is None:
+            shape = self.types[node.input[0]].shape if node.input[0] in self.types else None
+            if not shape or not isinstance(shape[-1], int):
+                return
+            greatest += shape[-1] * reach * max(-first.low, first.high)
+        else:
+            greatest += float(np.abs(weight).sum(axis=self._summed(node, weight)).max(initial=0)) * reach
+        self.widest = max(self.widest, math.ceil(math.log2(greatest + 1)) + 1)
+        if greatest > 2**EXACT_BITS:
+            self.inexact.append(node.name)
+
+    def _summed(self, node: onnx.NodeProto, weight: Array) -> tuple[int, ...]:
+        """Axes of a weight whose products go into one sum."""
+        if node.op_type == "Conv":
+            return tuple(range(1, weight.ndim))
+        if node.op_type == "ConvTranspose":
+            return (0, *range(2, weight.ndim))
+        if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+            return (1,)
+        return (max(0, weight.ndim - 2),)
+
+    def _stored(self, name: str, held: Array, exponent: int) -> str:
+        result = f"{name}/fixed"
+        if result not in self.types:
+            self.types[result] = graphs.ValueType(TensorProto.FLOAT, tuple(held.shape))
+            inputs = [
+                self._tensor(f"{name}/code", held),
+                self._tensor(f"fixed/two_to_{exponent}", np.array(2.0**exponent, np.float32)),
+            ]
+            self._node("DequantizeLinear", inputs, result)
+        return result
+
+    def _tensor(self, name: str, values: Array) -> str:
+        if name not in self.stored:
+            self.stored[name] = numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+            self.graph.initializer.append(self.stored[name])
+        return name
+
+    def _node(self, kind: str, inputs: list[str], result: str) -> str:
+        self.made.append(helper.make_node(kind, inputs, [result], name=f"{result}:{kind}"))
+        return result
+
+    def _tidy(self) -> None:
+        """Drops what nothing reads, and the types of tensors that have gone."""
+        read = {name for part in graphs.graphs(self.graph) for node in part.node for name in node.input} | self.outputs
+        kept = [TensorProto.FromString(t.SerializeToString()) for t in self.graph.initializer if t.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+    def _note(self) -> str:
+        told = f"{self.bits} bits, {self.rounding.replace('_', ' ')}; sums of up to {self.widest} bits"
+        if self.inexact:
+            shown = ", ".join(self.inexact[:3]) + (f" and {len(self.inexact) - 3} more" if len(self.inexact) > 3 else "")
+            told += (
+                f", more than the {EXACT_BITS} that float32 sums exactly, in {shown}: the last bit may differ from integer logic"
+            )
+        return told
+
+
+def _raised(model: Model, bits: int) -> Model:
+    try:
+        return model.changed(version_converter.convert_version(model.copy_proto(), LONG_OPSET))
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise PassError(
+            "quantize", f"codes of {bits} bits need opset {LONG_OPSET}, which the model cannot be raised to: {error}",
+            "take 8 bits or fewer, or export the model again with opset 21",
+        ) from error  # fmt: skip
