@@ -112,7 +112,7 @@ def flavours(case: Case) -> tuple[list[Artefact], list[str]]:
 
 
 def judge(case: Case, artefacts: Sequence[Artefact], seconds: float = 1.0) -> list[tuple[str, ...]]:
-    """Table rows: quality, drop with 95 % bound, sizes, speed (all in turn in one run, 1 thread), peak memory. The first is fp32."""
+    """Table rows: quality, drop with 95 % bound, sizes, speed (all in turn, 1 thread), peak memory. The first is fp32."""
     sessions, outputs, rows = {}, {}, []
     for artefact in artefacts:
         options = ort.SessionOptions()
@@ -121,7 +121,8 @@ def judge(case: Case, artefacts: Sequence[Artefact], seconds: float = 1.0) -> li
         for key, value in artefact.config.items():
             options.add_session_config_entry(key, value)
         sessions[artefact.label] = session = ort.InferenceSession(artefact.data, options, providers=["CPUExecutionProvider"])
-        outputs[artefact.label] = np.concatenate([np.asarray(session.run(None, feed)[0]).reshape(1, -1) for feed in _rows(case.check)])
+        got = [np.asarray(session.run(None, feed)[0]).reshape(1, -1) for feed in _rows(case.check)]
+        outputs[artefact.label] = np.concatenate(got)
     first = next(_rows(case.check))
 
     def runner(label: str) -> Callable[[], object]:

@@ -101,17 +101,19 @@ def fixed_point(
     *,
     bits: int,
     rounding: Rounding,
+    per_channel: bool = False,
 ) -> tuple[onnx.ModelProto, str]:
     """The graph with the outputs, weights and inputs of the named nodes in fixed point, and a note of what was done.
 
     Activations: one format a tensor, unsigned where nothing is negative, covering its (low, high) of `ranges`; values beyond
-    saturate. An activation function is rounded with what it follows. Weights and constants: one signed format a tensor, rounded
-    to the nearest code, ties to even. Biases: 32 bits on the grid of the products. `rounding` is that of activations.
-    Raises PassError for Gemm with alpha or beta other than 1, and where 9 to 16 bits need an opset (21) that cannot be reached.
+    saturate. An activation function is rounded with what it follows. Weights and constants: one signed format a tensor, or
+    with `per_channel` one an output channel, rounded to the nearest code, ties to even. Biases: on the grid of the products.
+    `rounding` is that of activations. Raises PassError for Gemm with alpha or beta other than 1, and where 9 to 16 bits need
+    an opset (21) that cannot be reached.
     """
     if bits > 8 and model.opset < LONG_OPSET:
         model = _raised(model, bits)
-    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding)
+    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel)
     return builder.build()
 
 
@@ -119,8 +121,15 @@ class _Builder:
     """One conversion: formats are fixed on the float graph first, then nodes are written anew in order."""
 
     def __init__(
-        self, model: Model, ranges: Mapping[str, tuple[float, float]], chosen: frozenset[str], bits: int, rounding: Rounding
+        self,
+        model: Model,
+        ranges: Mapping[str, tuple[float, float]],
+        chosen: frozenset[str],
+        bits: int,
+        rounding: Rounding,
+        per_channel: bool,
     ) -> None:
+        self.per_channel = per_channel
         self.proto = model.copy_proto()
         self.graph = self.proto.graph
         self.ranges, self.chosen, self.bits, self.rounding = ranges, chosen, bits, rounding
@@ -231,65 +240,60 @@ class _Builder:
         heavy = node.op_type in WEIGHTED
         places = range(2) if heavy else range(len(node.input)) if node.op_type in _WITH_CONSTANTS else ()
         formats: list[Format | None] = []
-        weight: Array | None = None
+        weight: _Weight | None = None
         for index in places:
             name = node.input[index]
             if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
                 values = numpy_helper.to_array(self.stored[name])
-                form = best(values, self.bits) if values.size else Format(self.bits, 0, True)
-                weight = codes(values, form)
-                node.input[index] = self._stored(name, weight.astype(form.container), form.exponent)
-                formats.append(form)
+                axis = _channel_axis(node, values.ndim) if heavy and index == 1 and self.per_channel else None
+                weight = _weight(values, self.bits, axis)
+                container = Format(self.bits, 0, True).container
+                node.input[index] = self._stored(name, weight.codes.astype(container), weight.exponents, axis)
             else:
                 formats.append(self.formats.get(self._root(name)))
-        if heavy and all(formats):
-            self._sum(node, [form for form in formats if form is not None], weight)
+        known = [form for form in formats if form is not None]
+        if heavy and len(known) == len(formats):
+            self._sum(node, known, weight)
 
-    def _sum(self, node: onnx.NodeProto, formats: list[Format], weight: Array | None) -> None:
+    def _sum(self, node: onnx.NodeProto, activations: list[Format], weight: _Weight | None) -> None:
         """Puts the bias on the grid of the products, and notes how wide the sums of the layer can get."""
-        first, second = formats
-        exponent = first.exponent + second.exponent
-        greatest = 0.0  # in codes of the products
+        reach = [max(-form.low, form.high) for form in activations]
+        exponents = np.asarray(sum(form.exponent for form in activations))
+        if weight is not None:
+            exponents = exponents + weight.exponents
+        greatest = np.zeros(exponents.shape)  # in codes of the products, for each channel with a scale of its own
         if len(node.input) > 2 and node.input[2] in self.stored:
             values = numpy_helper.to_array(self.stored[node.input[2]])
-            peak = float(np.abs(values).max(initial=0))
             # A coarser power of two lies on the grid too; beyond 24 bits float32 could not hold the bias itself.
-            place = max(exponent, math.ceil(math.log2(peak)) - EXACT_BITS + 1) if peak else exponent
-            held = codes(values, Format(32, place, True))
-            node.input[2] = self._stored(f"{node.input[2]}@{place}", held.astype(np.int32), place)
-            greatest = float(np.abs(held).max(initial=0)) * 2.0 ** (place - exponent)
-        activation = first if weight is not None else second
-        reach = max(-activation.low, activation.high)
-        if weight is None:
+            peaks = np.abs(values).astype(np.float64) if exponents.ndim else np.abs(values).max(initial=0)
+            fits = np.where(peaks > 0, np.ceil(np.log2(np.where(peaks > 0, peaks, 1.0))) - EXACT_BITS + 1, exponents)
+            places = np.maximum(exponents, fits).astype(np.int64)
+            held = np.rint(values / np.exp2(places.astype(np.float64))).astype(np.int32)
+            node.input[2] = self._stored(f"{node.input[2]}@{node.name}", held, places, 0 if places.ndim else None)
+            wide = np.abs(held) * np.exp2((places - exponents).astype(np.float64))
+            greatest = greatest + (wide if exponents.ndim else wide.max(initial=0))
+        if weight is not None:
+            sums = np.abs(weight.codes).sum(axis=_summed(node, weight.codes.ndim))
+            greatest = greatest + (sums if exponents.ndim else sums.max(initial=0)) * reach[0]
+        else:
             shape = self.types[node.input[0]].shape if node.input[0] in self.types else None
             if not shape or not isinstance(shape[-1], int):
                 return
-            greatest += shape[-1] * reach * max(-first.low, first.high)
-        else:
-            greatest += float(np.abs(weight).sum(axis=self._summed(node, weight)).max(initial=0)) * reach
-        self.widest = max(self.widest, math.ceil(math.log2(greatest + 1)) + 1)
-        if greatest > 2**EXACT_BITS:
+            greatest = greatest + shape[-1] * reach[0] * reach[1]
+        self.widest = max(self.widest, math.ceil(math.log2(float(greatest.max(initial=0)) + 1)) + 1)
+        if greatest.max(initial=0) > 2**EXACT_BITS:
             self.inexact.append(node.name)
 
-    def _summed(self, node: onnx.NodeProto, weight: Array) -> tuple[int, ...]:
-        """Axes of a weight whose products go into one sum."""
-        if node.op_type == "Conv":
-            return tuple(range(1, weight.ndim))
-        if node.op_type == "ConvTranspose":
-            return (0, *range(2, weight.ndim))
-        if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
-            return (1,)
-        return (max(0, weight.ndim - 2),)
-
-    def _stored(self, name: str, held: Array, exponent: int) -> str:
+    def _stored(self, name: str, held: Array, exponents: Array, axis: int | None) -> str:
         result = f"{name}/fixed"
         if result not in self.types:
             self.types[result] = graphs.ValueType(TensorProto.FLOAT, tuple(held.shape))
-            inputs = [
-                self._tensor(f"{name}/code", held),
-                self._tensor(f"fixed/two_to_{exponent}", np.array(2.0**exponent, np.float32)),
-            ]
-            self._node("DequantizeLinear", inputs, result)
+            if axis is None:
+                scale = self._tensor(f"fixed/two_to_{int(exponents)}", np.array(2.0 ** int(exponents), np.float32))
+            else:
+                scale = self._tensor(f"{name}/scale", np.exp2(exponents.astype(np.float64)).astype(np.float32))
+            attributes = {} if axis is None else {"axis": axis}
+            self._node("DequantizeLinear", [self._tensor(f"{name}/code", held), scale], result, **attributes)
         return result
 
     def _tensor(self, name: str, values: Array) -> str:
@@ -298,8 +302,8 @@ class _Builder:
             self.graph.initializer.append(self.stored[name])
         return name
 
-    def _node(self, kind: str, inputs: list[str], result: str) -> str:
-        self.made.append(helper.make_node(kind, inputs, [result], name=f"{result}:{kind}"))
+    def _node(self, kind: str, inputs: list[str], result: str, **attributes: Any) -> str:
+        self.made.append(helper.make_node(kind, inputs, [result], name=f"{result}:{kind}", **attributes))
         return result
 
     def _tidy(self) -> None:
@@ -317,6 +321,44 @@ class _Builder:
                 f", more than the {EXACT_BITS} that float32 sums exactly, in {shown}: the last bit may differ from integer logic"
             )
         return told
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A stored tensor: integer codes, and the exponents of their steps: one, or one for each output channel."""
+
+    codes: Array
+    exponents: Array
+
+
+def _weight(values: Array, bits: int, axis: int | None) -> _Weight:
+    if not values.size:
+        return _Weight(values.astype(np.int64), np.asarray(0))
+    if axis is None:
+        form = best(values, bits)
+        return _Weight(codes(values, form), np.asarray(form.exponent))
+    rows = np.moveaxis(values, axis, 0)
+    forms = [best(row, bits) for row in rows]
+    held = np.stack([codes(row, form) for row, form in zip(rows, forms, strict=True)])
+    return _Weight(np.moveaxis(held, 0, axis), np.array([form.exponent for form in forms]))
+
+
+def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
+    """The axis of output channels in a layer's weight; None where it has none for all of them (grouped deconvolution)."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)):
+        return 0
+    return rank - 1 if node.op_type in ("Gemm", "MatMul") and rank == 2 else None
+
+
+def _summed(node: onnx.NodeProto, rank: int) -> tuple[int, ...]:
+    """Axes of a weight whose products go into one sum."""
+    if node.op_type == "Conv":
+        return tuple(range(1, rank))
+    if node.op_type == "ConvTranspose":
+        return (0, *range(2, rank))
+    if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+        return (1,)
+    return (max(0, rank - 2),)
 
 
 def _raised(model: Model, bits: int) -> Model:

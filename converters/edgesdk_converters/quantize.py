@@ -36,7 +36,8 @@ class Quantize:
     `flavour`: `u8s8`, `s8s8` (CPU: unsigned or signed activations, signed weights, QDQ), `tensorrt` (explicit quantisation:
     symmetric, biases in float), `qoperator` (QLinear operators), `dynamic` (Gemm and MatMul only, ranges at run time),
     `weights` (8 or 4 `bits`, activations in float; dense layers as MatMulNBits), `stored` (2 to 8 `bits`, smaller in the file
-    alone), `fixed` (fixed point for logic: 2 to 16 `bits`, scales that are powers of two, activations rounded by `rounding`).
+    alone), `fixed` (fixed point for logic: 2 to 16 `bits`, scales that are powers of two, activations rounded by `rounding`;
+    weights have one scale an output channel, which logic gets by wiring, or without `per_channel` one a layer).
 
     `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
@@ -50,6 +51,7 @@ class Quantize:
     calibration: Calibration = "minmax"
     percentile: float = 99.99
     rounding: Rounding = "half_even"
+    per_channel: bool = True
     reduce_range: bool = False
     bias_correction: bool = False
     keep: tuple[str, ...] = ()
@@ -60,19 +62,26 @@ class Quantize:
         allowed = WIDTHS.get(self.flavour, (8,))
         if self.bits not in allowed:
             raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
+        if not self.per_channel and self.flavour != "fixed":
+            raise PassError(self.name, f"flavour {self.flavour} without per_channel; only flavour fixed can do without")
+        if self.rounding != "half_even" and self.flavour != "fixed":
+            raise PassError(self.name, f"flavour {self.flavour} with rounding {self.rounding}; only flavour fixed has a choice")
+        if self.bias_correction and self.flavour == "dynamic":
+            raise PassError(self.name, "flavour dynamic has no bias correction; all others have it")
         if not 50 < self.percentile <= 100:
             raise PassError(self.name, f"percentile is {self.percentile}; allowed: above 50, up to 100")
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether ranges of activations are taken from data."""
-        return self.flavour in STATIC
+        """Whether it looks at activations on real data: for their ranges, or for what rounded weights do to their means."""
+        return self.flavour in STATIC or self.bias_correction
 
     def __call__(self, model: Model, given: Given) -> Model:
         if self.needs_calibration and given.train.synthetic:
+            wanted = "the ranges of activations" if self.flavour in STATIC else "the means of activations for bias correction"
             raise PassError(
                 self.name,
-                f"flavour {self.flavour} takes the ranges of activations from data, and there are only {given.train.origin}",
+                f"flavour {self.flavour} takes {wanted} from data, and there are only {given.train.origin}",
                 "give real inputs with --train FILE.npz (or --data, of which a part is then used)",
             )
         model = named(model)
@@ -131,8 +140,12 @@ class Quantize:
             from .weight_only import weight_only
 
             packed = self.flavour == "weights"
-            proto, told = weight_only(model, self.bits, packed=packed, keep=self.keep, only=self.only)
-            return proto, f"; {told}"
+
+            def stored(source: Model) -> tuple[onnx.ModelProto, str]:
+                proto, told = weight_only(source, self.bits, packed=packed, keep=self.keep, only=self.only)
+                return proto, f"; {told}"
+
+            return self._corrected(model, given, stored)
         from .observe import observe
 
         form = qdq.FORMS.get(self.flavour)
@@ -148,22 +161,31 @@ class Quantize:
             if form is None:
                 from .fixed import fixed_point
 
-                proto, told = fixed_point(source, ranges, nodes, bits=self.bits, rounding=self.rounding)
+                proto, told = fixed_point(
+                    source, ranges, nodes, bits=self.bits, rounding=self.rounding, per_channel=self.per_channel
+                )
                 return proto, f"; {told}"
             static = self._run(
                 lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range, floats=floats)
             )
             return static, "; 7-bit weights" if self.reduce_range else ""
 
-        proto, told = once(model)
-        if self.bias_correction:
-            from .bias import corrected
-
-            given.progress("correcting biases")
-            moved = corrected(model, model.changed(proto), given.train, given.progress)
-            proto, told = once(model.changed(moved))
-            note += "; biases corrected"
+        proto, told = self._corrected(model, given, once)
         return proto, note + told
+
+    def _corrected(
+        self, model: Model, given: Given, once: Callable[[Model], tuple[onnx.ModelProto, str]]
+    ) -> tuple[onnx.ModelProto, str]:
+        """What `once` makes of the model, with its biases moved first if that is asked for."""
+        proto, told = once(model)
+        if not self.bias_correction:
+            return proto, told
+        from .bias import corrected
+
+        given.progress("correcting biases")
+        moved = corrected(model, model.changed(proto), given.train, given.progress)
+        proto, told = once(model.changed(moved))
+        return proto, f"; biases corrected{told}"
 
     def _run(self, work: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
         try:

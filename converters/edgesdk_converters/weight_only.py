@@ -29,6 +29,8 @@ SMALLEST = 256
 """Elements below which a weight is left in float: scales and a node more would eat what is saved."""
 SMALLEST_UNPACKED = 1024
 """The same where it takes ten nodes to unpack."""
+THIN = 32
+"""Weights of an output channel below which each weighs too much for few bits: their rounding errors do not average out."""
 INT4_OPSET, INT4_IR = 21, 10
 _SHARES = tuple(1 - 0.025 * step for step in range(17))
 
@@ -48,8 +50,8 @@ def weight_only(
 
     MatMul and Gemm (alpha = beta = 1, no transA) with constant weights: com.microsoft MatMulNBits, symmetric, one scale for
     each `block` inputs of an output; without `packed` they are stored like convolutions. Conv and ConvTranspose: one scale
-    an output channel. Scales are those with the least squared error. Raises PassError where the opset that 4-bit storage
-    needs (21) cannot be reached.
+    an output channel; those with fewer than THIN weights a channel (depthwise ones) keep 8 bits at least. Scales are those
+    with the least squared error. Raises PassError where the opset that 4-bit storage needs (21) cannot be reached.
     """
     proto = model.copy_proto()
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -65,12 +67,15 @@ def weight_only(
     for node in dense:
         _to_nbits(proto.graph, node, numpy_helper.to_array(stored[node.input[1]]), bits, block)
     shared: dict[str, str] = {}
+    thin = 0
     for node in behind:
         name = node.input[1]
         if name not in shared:
-            axis = 0 if node.op_type == "Conv" or _transposed(node) else 1
-            behind_what = _behind_dequantize if bits in (4, 8) else _behind_arithmetic
-            shared[name] = behind_what(proto.graph, name, numpy_helper.to_array(stored[name]), bits, axis)
+            weight, axis = numpy_helper.to_array(stored[name]), 0 if node.op_type == "Conv" or _transposed(node) else 1
+            own = 8 if weight.size < THIN * weight.shape[axis] else bits
+            thin += own != bits
+            behind_what = _behind_dequantize if own in (4, 8) else _behind_arithmetic
+            shared[name] = behind_what(proto.graph, name, weight, own, axis)
         node.input[1] = shared[name]
     if dense:
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -79,7 +84,8 @@ def weight_only(
     _drop_unused(proto.graph)
     told = [f"{len(dense)} layers as MatMulNBits with weights of {bits} bits"] if dense else []
     if behind:
-        told.append(f"{len(behind)} layers with weights stored in {bits} bits, which saves file size alone")
+        wider = f" ({thin} thin ones in 8)" if thin else ""
+        told.append(f"{len(behind)} layers with weights stored in {bits} bits{wider}, which saves file size alone")
     return proto, ", ".join(told)
 
 

@@ -184,11 +184,14 @@ def _ladder(candidate: Candidate, trial: Trial) -> Iterator[Candidate]:
     """Repairs that cost no speed, in order, each with those before it; then rotation, which costs some."""
     from edgesdk_converters import find
 
-    if not candidate.needs_calibration:
-        return
     name = candidate.name
+    weights_alone = any(getattr(step, "flavour", "") in ("weights", "stored") for step in candidate.recipe.whole)
+    if not candidate.needs_calibration and (not weights_alone or trial.calibrate.synthetic):
+        return
     now = candidate.with_quantize(f"{name} +bias correction", bias_correction=True)
     yield now
+    if weights_alone:
+        return
     now = now.with_pass_before(find("equalize")(), f"{name} +equalisation +bias correction")
     yield now
     now = now.with_quantize(f"{name} +equalisation +bias correction +clip search", calibration="mse")

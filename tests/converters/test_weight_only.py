@@ -11,11 +11,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesdk_converters.calibration import Samples
 from edgesdk_converters.errors import PassError
 from edgesdk_converters.model import Model
 from edgesdk_converters.packing import packed_bytes, unpack
 from edgesdk_converters.quantize import Quantize, weighted
+from edgesdk_converters.reference import Reference
 from edgesdk_converters.weight_only import coded, weight_only
+
+from .. import fashion
 
 BITS = [4, 8]
 NETS = Path(__file__).parents[2] / "examples" / "fashion"
@@ -141,6 +145,42 @@ def test_four_bits_in_storage_raise_the_opset_and_eight_do_not(conv_net: onnx.Mo
         source.CopyFrom(conv_net)
         proto, _ = weight_only(Model.from_proto(source, "m"), bits, packed=False)
         assert next(o.version for o in proto.opset_import if not o.domain) == opset
+
+
+def test_thin_layers_keep_eight_bits(build: Any) -> None:
+    """Nine weights a channel are too few for four bits each: a depthwise convolution is small anyhow."""
+    weights = {"d": np.ones((64, 1, 3, 3), np.float32), "w": np.ones((64, 64, 1, 1), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "d"], ["c"], name="depthwise", group=64),
+             helper.make_node("Conv", ["c", "w"], ["y"], name="pointwise")]  # fmt: skip
+    model = Model.from_proto(build(nodes, [("x", [1, 64, 5, 5])], [("y", [1, 64, 3, 3])], weights), "m")
+    proto, note = weight_only(model, 4)
+    kinds = {name: tensor.data_type for name, tensor in stored(proto).items()}
+    assert kinds["d/int8"] == TensorProto.INT8 and kinds["w/int4"] == TensorProto.INT4
+    assert "(1 thin ones in 8)" in note
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.85), (4, 0.85)])
+def test_bias_correction_takes_the_mean_error_off(given: Any, bits: int, share: float) -> None:
+    model = Model.load(NETS / "fashion_mobilenet.onnx")
+    train = Samples.from_arrays({"image": fashion.samples("train", 0, 64)["image"]}, model.signature, "images")
+    check = fashion.samples("t10k", 0, 40)["image"]
+    reference = Reference(model)
+    errors = []
+    for corrects in (False, True):
+        made = Reference(Quantize(flavour="stored", bits=bits, bias_correction=corrects)(model, given(model, train)))
+        rows = [made.run({"image": x[None]})["logits"] - reference.run({"image": x[None]})["logits"] for x in check]
+        errors.append(float(np.sqrt(np.mean(np.square(rows)))))
+    assert errors[1] < share * errors[0]
+
+
+def test_bias_correction_wants_real_data(given: Any) -> None:
+    model = Model.load(NETS / "fashion_cnn.onnx")
+    with pytest.raises(
+        PassError, match="takes the means of activations for bias correction from data, and there are only seeded"
+    ):
+        Quantize(flavour="stored", bias_correction=True)(model, given(model))
+    with pytest.raises(PassError, match="flavour dynamic has no bias correction"):
+        Quantize(flavour="dynamic", bias_correction=True)
 
 
 def test_small_weights_and_kept_layers_stay_in_float(dense: Model, build: Any) -> None:
