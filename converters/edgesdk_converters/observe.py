@@ -254,7 +254,7 @@ def _without_spike(counts: Array, place: int) -> Array:
     if not 0 <= place < len(counts):
         return counts
     around = [counts[index] for index in (place - 1, place + 1) if 0 <= index < len(counts)]
-    made = counts.copy()
+    made: Array = counts.copy()
     made[place] = min(counts[place], max(around))
     return made
 
