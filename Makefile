@@ -6,7 +6,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 EXTRAS := cpu,convert,torch
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slow bench lint models packages clean
+.PHONY: demo test test-slow bench bench-peers lint models packages clean
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -20,6 +20,10 @@ test-slow: $(VENV)/.dev packages models
 
 bench: $(VENV)/.dev packages models
 	$(PY) -m tests.bench
+
+# Other tools on the same networks, each in an environment of its own under build/peers: gigabytes, and half an hour.
+bench-peers: $(VENV)/.dev packages models
+	$(PY) -m tests.bench_peers
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

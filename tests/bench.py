@@ -18,9 +18,9 @@ import numpy as np
 import onnxruntime as ort
 
 import edgesdk
-from edgesdk.text import table
 
 from . import bench_quantised
+from .bench_quantised import show
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "build" / "models"
@@ -190,15 +190,11 @@ def precisions() -> None:
     for case in bench_quantised.cases():
         artefacts, failed = bench_quantised.flavours(case)
         missing += failed
-        for row in bench_quantised.judge(case, artefacts):
-            rows.append(row[:-1])
-            print(*row, flush=True, file=sys.stderr)
+        for one_of_it in bench_quantised.judge(case, artefacts):
+            rows.append(one_of_it.row[:-1])
+            print(*one_of_it.row, flush=True, file=sys.stderr)
     show(bench_quantised.HEADS[:-1], rows)
     print("\n".join(missing), end="\n\n")
-
-
-def show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    print("\n".join(table(heads, rows)), end="\n\n", flush=True)
 
 
 SECTIONS = {"imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "models": models}

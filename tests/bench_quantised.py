@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from edgesdk.text import table
 from edgesdk_converters import find
 from edgesdk_converters.accuracy import disagreement, top1_drop
 from edgesdk_converters.calibration import Samples
@@ -111,9 +112,19 @@ def flavours(case: Case) -> tuple[list[Artefact], list[str]]:
     return made, failed
 
 
-def judge(case: Case, artefacts: Sequence[Artefact], seconds: float = 1.0) -> list[tuple[str, ...]]:
-    """Table rows: quality, drop with 95 % bound, sizes, speed (all in turn, 1 thread), peak memory. The first is fp32."""
-    sessions, outputs, rows = {}, {}, []
+@dataclass(frozen=True)
+class Judged:
+    """One artefact of one case: its table row, how right it is on each input (1 is best), and its speed relative to fp32."""
+
+    row: tuple[str, ...]
+    label: str
+    right: Any
+    speed: float
+
+
+def judge(case: Case, artefacts: Sequence[Artefact], seconds: float = 1.0) -> list[Judged]:
+    """Quality, drop with 95 % bound, sizes, speed (all in turn, 1 thread), peak memory. The first artefact is fp32."""
+    sessions, outputs, judged = {}, {}, []
     for artefact in artefacts:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -131,20 +142,20 @@ def judge(case: Case, artefacts: Sequence[Artefact], seconds: float = 1.0) -> li
     times = side_by_side({label: runner(label) for label in sessions}, seconds)
     base = artefacts[0]
     for artefact in artefacts:
-        ratio = np.median(np.array(times[base.label]) / np.array(times[artefact.label]))
-        rows.append(
-            (
-                case.name,
-                artefact.label,
-                *_quality(case, outputs[base.label], outputs[artefact.label]),
-                f"{_initialisers(artefact.data) / _initialisers(base.data):.1%}",
-                f"{len(artefact.data) / 1e3:,.1f}",
-                f"{ratio:.2f}x",
-                f"{_peak_mb(artefact, first):.1f}",
-                "-" if artefact.seconds is None else f"{artefact.seconds:.1f}",
-            )
+        ratio = float(np.median(np.array(times[base.label]) / np.array(times[artefact.label])))
+        before, after = outputs[base.label], outputs[artefact.label]
+        row = (
+            case.name,
+            artefact.label,
+            *_quality(case, before, after),
+            f"{_initialisers(artefact.data) / _initialisers(base.data):.1%}",
+            f"{len(artefact.data) / 1e3:,.1f}",
+            f"{ratio:.2f}x",
+            f"{_peak_mb(artefact, first):.1f}",
+            "-" if artefact.seconds is None else f"{artefact.seconds:.1f}",
         )
-    return rows
+        judged.append(Judged(row, artefact.label, _right(case, before, after), ratio))
+    return judged
 
 
 HEADS = ("model", "flavour", "quality", "drop (95 % bound)", "weights", "file kB", "speed", "peak MB", "seconds")
@@ -168,6 +179,13 @@ def _quality(case: Case, before: Any, after: Any) -> tuple[str, str]:
         return f"rms {np.sqrt(np.mean((after - before) ** 2) / np.mean(before**2)):.2%}", "-"
     drop = disagreement(before, after)
     return f"{drop.converted:.1%}", f"{drop.drop_points:.2f} ({drop.bound_points:.2f})"
+
+
+def _right(case: Case, before: Any, after: Any) -> Any:
+    """1 for a right answer (as labelled, or as fp32 gives it), 0 for a wrong one; for the autoencoder minus the squared error."""
+    if case.name == "autoencoder":
+        return -np.mean((after - before) ** 2, axis=1) / np.mean(before**2)
+    return (after.argmax(axis=1) == (before.argmax(axis=1) if case.labels is None else case.labels)).astype(float)
 
 
 def _initialisers(data: bytes) -> int:
@@ -209,6 +227,10 @@ def about() -> str:
     facts = this_machine().facts
     kind = "saturates sums of u8 x s8 where weights have 8 bits" if facts["int8_saturates"].value else "has VNNI or does without"
     return f"on {facts['cpu'].value}, which {kind}"
+
+
+def show(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    print("\n".join(table(heads, rows)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 RESERVED = ("labels", "slice")
+MOST_SHARED = 0.01
+"""Of the check samples that may be among those to calibrate on."""
 FEW_SAMPLES, USUAL_SAMPLES = 16, 100
 UNLIKE = 4.0
 """Ratio of the largest values of two sets of inputs from which on they are not of one kind."""
@@ -133,21 +135,30 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def split(samples: Samples, seed: int = 0, check_fraction: float = 0.2) -> tuple[Samples, Samples]:
-    """Training and check part of one set: a shuffle by seed, check_fraction of it for the check. They never overlap."""
+    """Training and check part of one set: a shuffle by seed, check_fraction of it for the check.
+
+    They never overlap: what occurs twice is left out of the training part where the check has it too.
+    """
     order = np.random.default_rng(seed).permutation(len(samples))
     held = max(1, round(len(samples) * check_fraction))
-    return samples.take(np.sort(order[held:])), samples.take(np.sort(order[:held]))
+    train, check = samples.take(np.sort(order[held:])), samples.take(np.sort(order[:held]))
+    seen = set(_row_digests(check))
+    return train.take(np.array([i for i, digest in enumerate(_row_digests(train)) if digest not in seen], dtype=int)), check
 
 
-def refuse_overlap(train: Samples, check: Samples) -> None:
-    """Raise ModelError where samples to calibrate on are also there to check: the check would flatter."""
+def refuse_overlap(train: Samples, check: Samples) -> list[str]:
+    """Raise ModelError where over 1 % of the check samples are also there to calibrate on: the check would flatter.
+
+    A sentence of doubt for fewer: in large sets some things occur twice.
+    """
     seen = set(_row_digests(train))
     shared = sum(digest in seen for digest in _row_digests(check))
-    if shared:
-        raise ModelError(
-            f"{shared} of the {len(check)} samples in {check.origin} are in {train.origin} too; they must not overlap",
-            "leave them out of one, or give one file alone: it is split 80/20",
-        )
+    if not shared:
+        return []
+    told = f"{shared} of the {len(check)} samples in {check.origin} are in {train.origin} too"
+    if shared > MOST_SHARED * len(check):
+        raise ModelError(f"{told}; they must not overlap", "leave them out of one, or give one file alone: it is split 80/20")
+    return [told]
 
 
 def doubts(train: Samples, check: Samples | None) -> list[str]:

@@ -22,7 +22,9 @@ from edgesdk_targets.measure import machine_facts, side_by_side
 from edgesdk_targets.target import Target
 
 if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
+    from edgesdk_targets.bundle import Manifest
 
     from .exporting import Prepared
     from .trial import Trial
@@ -72,16 +74,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A compiled artefact, whether it holds the contract or not: enough to take or estimate its speed."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """What came of a candidate: the finished export, or why there is none."""
+    """What came of a candidate: the finished export, or why there is none, then with the artefact that broke the contract."""
 
     candidate: Candidate
     prepared: Prepared | None = None
     error: EdgeError | None = None
+    broken: Draft | None = None
     speed: Figure | None = None
+    remark: str = ""
+
+    @property
+    def artefact(self) -> Draft | None:
+        """What was compiled, if it came to that."""
+        made = self.prepared
+        return Draft(made.manifest, made.files, made.layers) if made is not None else self.broken
+
+    @property
+    def gain(self) -> float:
+        """Its speed relative to fp32, 0 where that is not known."""
+        return 0.0 if self.speed is None or self.speed.value is None else self.speed.value
 
 
-Build = Callable[[Candidate], "Prepared"]
+Build = Callable[[Candidate], Attempt]
 
 
 def candidates(backend: Target, precision: str, recipe: Recipe | None, settings: Mapping[str, str]) -> tuple[Candidate, ...]:
@@ -131,52 +155,90 @@ def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Targ
     """The fastest of the candidates that holds the contract, its report telling of all of them.
 
     Speed is measured side by side where the bundle is for this machine (or `on` is "local": this machine is the device),
-    and estimated elsewhere. A single candidate without repairs is made as it is. Raises what the candidate raises, or
-    ContractBroken where none holds.
+    and estimated elsewhere. Of those that break the contract the fastest are repaired first, and none that could not be
+    faster than what holds already. A single candidate without repairs is made as it is. Raises what the candidate raises,
+    or ContractBroken where none holds.
     """
     if len(found) == 1 and not found[0].repairs:
+        only = _only(found[0], build)
+        if only.prepared is None:
+            raise _broken([only], trial) from only.error
+        return only.prepared
+
+    def tried(candidate: Candidate) -> Attempt:
+        trial.progress(f"trying {candidate.name}")
         try:
-            return build(found[0])
-        except ContractBroken as error:
-            raise _broken([Attempt(found[0], error=error)], trial) from error
-    attempts: list[Attempt] = []
-    for candidate in found:
-        attempts += _held(candidate, build, trial)
-    holding = [attempt for attempt in attempts if attempt.prepared is not None]
+            return build(candidate.settled())
+        except (ContractBroken, PassError, Unsupported) as error:
+            return Attempt(candidate.settled(), error=error)
+
+    plain = [tried(candidate) for candidate in found]
+    base = next((one for one in plain if one.prepared is not None and one.candidate.precision == "fp32"), None)
+    if base is None and "fp32" in backend.precisions:
+        base = tried(Candidate("fp32", "fp32", Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")))
+
+    def timed(attempts: Sequence[Attempt]) -> list[Attempt]:
+        return _timed(attempts, base, trial, backend, on)
+
+    groups = [[one] for one in timed(plain)]
+    _repair(found, groups, tried, timed, trial)
+    attempts = [one for group in groups for one in group]
+    holding = [one for one in attempts if one.prepared is not None]
     if not holding:
         raise _broken(attempts, trial)
-    base = next((a for a in holding if a.candidate.precision == "fp32"), None)
-    if base is None:
-        base = _baseline(backend, build)
-    ranked = _ranked(holding, base, backend, on)
+    ranked = timed(holding) if len(holding) > 1 else holding
     best = ranked[0]
     for attempt in ranked[1:]:
-        assert attempt.speed is not None and best.speed is not None
-        if (attempt.speed.value or 0) > WORTH * (best.speed.value or 0):
+        if attempt.gain > WORTH * best.gain:
             best = attempt
-    return _told(best, attempts, ranked, base)
+    return _told(best, attempts, ranked)
 
 
-def _held(candidate: Candidate, build: Build, trial: Trial) -> list[Attempt]:
-    """A candidate and, while the contract breaks, its repairs; the last of them holds it if any does."""
+def _only(candidate: Candidate, build: Build) -> Attempt:
+    try:
+        return build(candidate)
+    except ContractBroken as error:
+        return Attempt(candidate, error=error)
+
+
+def _repair(
+    found: Sequence[Candidate],
+    groups: list[list[Attempt]],
+    tried: Callable[[Candidate], Attempt],
+    timed: Callable[[Sequence[Attempt]], list[Attempt]],
+    trial: Trial,
+) -> None:
+    """Adds to each group what became of its repairs, the fastest candidate first."""
+    holding = [group[0] for group in groups if group[0].prepared is not None]
+    best = max(holding, key=lambda one: one.gain, default=None)
+    for index in sorted(range(len(found)), key=lambda index: -groups[index][0].gain):
+        first, candidate = groups[index][0], found[index]
+        if not isinstance(first.error, ContractBroken) or not candidate.repairs:
+            continue
+        if best is not None and first.gain <= WORTH * best.gain:
+            groups[index][0] = replace(first, remark=f"; not repaired: it could be no faster than {best.candidate.name}")
+            continue
+        attempts = _repaired(candidate, tried, trial)
+        groups[index] += attempts
+        done = next((one for one in attempts if one.prepared is not None), None)
+        if done is not None:
+            (done,) = timed([one for one in attempts if one.prepared is not None][-1:])
+            if best is None or done.gain > best.gain:
+                best = done
+
+
+def _repaired(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> list[Attempt]:
+    """The repairs of a candidate in their order, until one holds the contract."""
     attempts: list[Attempt] = []
 
-    def tried(one: Candidate) -> Attempt:
-        trial.progress(f"trying {one.name}")
-        try:
-            attempts.append(Attempt(one, build(one.settled())))
-        except (ContractBroken, PassError, Unsupported) as error:
-            attempts.append(Attempt(one, error=error))
+    def kept(one: Candidate) -> Attempt:
+        attempts.append(tried(one))
         return attempts[-1]
 
-    first = tried(candidate)
-    if first.prepared is not None or not isinstance(first.error, ContractBroken) or not candidate.repairs:
-        return attempts
     for repaired in _ladder(candidate, trial):
-        if tried(repaired).prepared is not None:
+        if kept(repaired).prepared is not None:
             return attempts
-    last = attempts[-1].candidate
-    _mixed(last if last.needs_calibration else candidate, tried, trial)
+    _mixed(attempts[-1].candidate if attempts else candidate, kept, trial)
     return attempts
 
 
@@ -229,42 +291,32 @@ def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: T
             low = middle
 
 
-def _baseline(backend: Target, build: Build) -> Attempt | None:
-    """fp32 on the same target, to compare with; None where it cannot be made."""
-    if "fp32" not in backend.precisions:
-        return None
-    recipe = Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")
-    candidate = Candidate("fp32", "fp32", recipe)
-    try:
-        return Attempt(candidate, build(candidate))
-    except EdgeError as error:
-        return Attempt(candidate, error=error)
-
-
-def _ranked(holding: Sequence[Attempt], base: Attempt | None, backend: Target, on: str | None) -> list[Attempt]:
-    """The attempts that hold, each with its speed relative to fp32 and where that comes from."""
-    if base is None or base.prepared is None:
-        return list(holding)
+def _timed(
+    attempts: Sequence[Attempt], base: Attempt | None, trial: Trial, backend: Target, on: str | None
+) -> list[Attempt]:  # fmt: skip
+    """The attempts, those with an artefact with its speed relative to fp32 and where that comes from."""
+    if base is None or base.artefact is None:
+        return list(attempts)
     if on == "local" or backend.device.name == "this-machine":
-        return _measured(holding, base)
+        return _measured(attempts, base, trial)
     ranked = []
-    for attempt in holding:
-        assert attempt.prepared is not None
-        ranked.append(replace(attempt, speed=backend.speed_ratio(attempt.prepared.layers, attempt.candidate.precision)))
+    for attempt in attempts:
+        made = attempt.artefact
+        speed = None if made is None else backend.speed_ratio(made.layers, attempt.candidate.precision)
+        ranked.append(replace(attempt, speed=speed))
     return ranked
 
 
-def _measured(holding: Sequence[Attempt], base: Attempt) -> list[Attempt]:
+def _measured(attempts: Sequence[Attempt], base: Attempt, trial: Trial) -> list[Attempt]:
+    trial.progress("timing the candidates side by side")
     loaded: dict[str, runner.Runner] = {}
     try:
-        for attempt in (base, *holding):
-            if attempt.prepared is not None and attempt.candidate.name not in loaded:
-                prepared = attempt.prepared
-                draft = bundles.draft(Path(prepared.manifest.name), prepared.manifest, prepared.files)
+        for attempt in (base, *attempts):
+            made = attempt.artefact
+            if made is not None and attempt.candidate.name not in loaded:
+                draft = bundles.draft(Path(made.manifest.name), made.manifest, made.files)
                 loaded[attempt.candidate.name] = runner.load(draft, runner.RunOptions(allow_fallback=True))
-        assert base.prepared is not None
-        feed = base.prepared.feed
-        times = side_by_side({name: _once(one, feed) for name, one in loaded.items()})
+        times = side_by_side({name: _once(one, trial.cases[0]) for name, one in loaded.items()})
     finally:
         for one in loaded.values():
             one.close()
@@ -272,7 +324,10 @@ def _measured(holding: Sequence[Attempt], base: Attempt) -> list[Attempt]:
     facts = machine_facts()
     where = f"this machine ({facts['cpu']}, {facts['architecture']})"
     ranked = []
-    for attempt in holding:
+    for attempt in attempts:
+        if attempt.artefact is None:
+            ranked.append(attempt)
+            continue
         own = np.asarray(times[attempt.candidate.name])
         ratio = float(np.median(reference) / np.median(own))
         method = f"fp32 {np.median(reference):.3g} ms over {np.median(own):.3g} ms, medians, run in turn in one process"
@@ -284,7 +339,7 @@ def _once(one: runner.Runner, feed: Mapping[str, Any]) -> Callable[[], object]:
     return lambda: one.run(feed)
 
 
-def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], base: Attempt | None) -> Prepared:
+def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt]) -> Prepared:
     """The winner, with the story of the choice in its report."""
     speeds = {attempt.candidate.name: attempt.speed for attempt in ranked}
     rows, notes = [], []
@@ -309,7 +364,8 @@ def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> di
     if attempt.prepared is None:
         broken = isinstance(attempt.error, ContractBroken)
         assert attempt.error is not None
-        return row | {"status": "broken" if broken else "not made", "why": attempt.error.message}
+        row |= {"status": "broken" if broken else "not made", "why": attempt.error.message + attempt.remark}
+        return row
     report = attempt.prepared.report
     drop, size = report.find("accuracy_drop"), report.find("artifact_bytes")
     row |= {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import DeviceError, ModelError
+from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import runner
@@ -50,7 +50,6 @@ class Prepared:
     report: Report
     recipe: Recipe
     layers: tuple[Layer, ...] = ()
-    feed: Mapping[str, Array] = field(default_factory=dict)
 
     def write(self, out: str | os.PathLike[str] | None = None) -> Bundle:
         """Put the bundle at `out` (default NAME-DEVICE.edge) and the report beside it."""
@@ -154,14 +153,14 @@ def prepare(
         candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
         trial.notes.append("integers were not tried: no accuracy is promised (--data with labels, --max-drop)")
 
-    def build(candidate: choose.Candidate) -> Prepared:
+    def build(candidate: choose.Candidate) -> choose.Attempt:
         return _build(candidate, backend, trial, begin)
 
     return choose.choose(candidates, build, trial, backend, on)
 
 
-def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: float) -> Prepared:
-    """One candidate from its source to an artefact that was checked."""
+def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: float) -> choose.Attempt:
+    """One candidate from its source to an artefact that was checked, and holds the contract or not."""
     source, contract, progress = trial.source, trial.contract, trial.progress
     precision = candidate.precision
     bound = contract.max_relative_error if contract.max_relative_error is not None else PARITY.get(precision, 2e-2)
@@ -190,8 +189,12 @@ def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: fl
         notes=compiled.notes,
         made_by=f"edgesdk {__version__}",
     )
-    manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
-    return Prepared(manifest, files, report, candidate.recipe, _layers(converted), trial.cases[0])
+    layers = _layers(converted)
+    try:
+        manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
+    except ContractBroken as error:
+        return choose.Attempt(candidate, error=error, broken=choose.Draft(manifest, compiled.files, layers))
+    return choose.Attempt(candidate, Prepared(manifest, files, report, candidate.recipe, layers))
 
 
 def _layers(model: Model) -> tuple[Layer, ...]:

@@ -35,6 +35,8 @@ GOLDEN_CASES = 3
 INTEGER = frozenset(["int8", "w8", "w4"])
 """Precisions that are not the same function up to rounding."""
 CALIBRATION_CASES = 128
+KEPT_ANSWERS_BYTES = 200_000_000
+"""Of the source's outputs on the check data: candidates are held against the same ones."""
 SENSITIVITY_CASES = 16
 EXACT = 1e-5
 """Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
@@ -66,9 +68,11 @@ class Trial:
         wanted = calibrates or (fit is not None and contract.max_drop_points is not None)
         if one is not None and (fit is None or check is None) and wanted:
             fit, check = calibration.split(one)
-            self.notes.append(f"{option} split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check")
+            twice = len(one) - len(fit) - len(check)
+            left = f", {twice} left out as they are among those to check" if twice else ""
+            self.notes.append(f"{option} split by seed 0: {len(fit)} samples to calibrate, {len(check)} to check{left}")
         if fit is not None and check is not None:
-            calibration.refuse_overlap(fit, check)
+            self.notes += calibration.refuse_overlap(fit, check)
         if fit is not None and calibrates:
             self.notes += calibration.doubts(fit, check)
         if contract.max_slice_drop_points is not None:
@@ -105,6 +109,7 @@ class Trial:
         progress("running the source model")
         self.reference = Reference(source)
         self.wanted = [self.reference.run(case) for case in self.cases]
+        self.answers: list[dict[str, Array]] = []
 
     def assume(self, max_drop_points: float, precisions: Set[str]) -> None:
         """Bound the loss of integers on labelled data where the user stated no bound at all."""
@@ -281,10 +286,12 @@ class Trial:
         first = self.source.signature.outputs[0].name
         before, after = [], []
         worst = 0.0
+        answers = self._answers(check)
         for index, sample in enumerate(check):
             if index % 200 == 0:
                 self.progress(f"checking accuracy: {index} of {len(check)} samples")
-            wanted, got = self.reference.run(sample), artefact(sample)
+            wanted = answers[index] if answers else self.reference.run(sample)
+            got = artefact(sample)
             worst = max(worst, accuracy.relative_error(got, wanted))
             before.append(wanted[first])
             after.append(got[first])
@@ -342,6 +349,18 @@ class Trial:
         if drop.drop_points > promised:
             raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
         return Verdict("passed", text + self._slices_held(slices)), keep | {"max_drop_points": promised}, rows
+
+    def _answers(self, check: Samples) -> list[dict[str, Array]]:
+        """The source's outputs on the check data, kept for the next candidate; empty where they are too large to keep."""
+        one = sum(array.nbytes for array in self.wanted[0].values())
+        if one * len(check) > KEPT_ANSWERS_BYTES:
+            return []
+        if not self.answers:
+            for index, sample in enumerate(check):
+                if index % 200 == 0:
+                    self.progress(f"running the source model: {index} of {len(check)} samples")
+                self.answers.append(self.reference.run(sample))
+        return self.answers
 
     def _slices_held(self, slices: Mapping[str, accuracy.Drop]) -> str:
         """What was promised of slices, and held; empty where nothing was."""

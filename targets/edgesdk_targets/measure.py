@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import time
@@ -151,8 +152,10 @@ def warm_up(once: Callable[[], float], limit_s: float = 3.0) -> int:
 def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float = 1.5, rounds: int = 200) -> dict[str, list[float]]:
     """Milliseconds of each of several things, taken in turn in one process, so that what disturbs one disturbs all.
 
-    Up to `rounds` rounds, and at least 11, within about `seconds` for each; the order turns from round to round.
+    Up to `rounds` rounds, and at least 11, within about `seconds` for each. Each round has an order of its own, drawn by seed:
+    what one leaves in the caches is not always left to the same next one.
     """
+    shuffle = random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
 
@@ -165,7 +168,8 @@ def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float = 1.5,
         warm_up(lambda name=name: once(name), limit_s=0.5)  # type: ignore[misc]
     begin = time.perf_counter()
     for index in range(rounds):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
+        shuffle(names)
+        for name in names:
             times[name].append(once(name))
         if index >= 10 and time.perf_counter() - begin > seconds * len(names):
             break

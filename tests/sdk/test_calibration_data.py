@@ -12,8 +12,8 @@ import pytest
 from edgesdk.exporting import Prepared, prepare
 from edgesdk_converters.errors import ContractBroken, EdgeError, ModelError
 
+from ..fashion import samples
 from .conftest import run_here
-from .test_choose import images
 
 NET = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_cnn.onnx"
 Data = dict[str, Any]
@@ -21,12 +21,12 @@ Data = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def check() -> Data:
-    return images("t10k", 0, 400)
+    return samples("t10k", 0, 400)
 
 
 @pytest.fixture(scope="module")
 def train() -> Data:
-    return images("train", 0, 64)
+    return samples("train", 0, 64)
 
 
 def int8(check: Data, train: Data | None, **more: Any) -> Prepared:
@@ -67,6 +67,7 @@ def test_bad_data_is_one_clear_error(
         (lambda c, t: (c, {"image": t["image"][:3]}), "only 3 samples to calibrate"),
         (lambda c, t: (c, {"image": np.repeat(t["image"][:1], 20, axis=0)}), "is the same in all 20 samples"),
         (lambda c, t: (c, {"image": t["image"] * 60}), "are both preprocessed alike?"),
+        (lambda c, t: (c, {"image": np.concatenate([t["image"], c["image"][:4]])}), "4 of the 400 samples in"),
     ],
 )  # fmt: skip
 def test_doubtful_data_is_one_warning_in_the_report(
@@ -74,6 +75,13 @@ def test_doubtful_data_is_one_warning_in_the_report(
 ) -> None:
     made = int8(*spoil(check, train), max_drop=90.0)
     assert sum(told in note for note in made.report.notes) == 1
+
+
+def test_pictures_that_occur_twice_never_fall_on_both_sides_of_a_split(check: Data) -> None:
+    twice = {name: np.concatenate([rows, rows]) for name, rows in check.items()}
+    made = int8(twice, None)
+    (note,) = [note for note in made.report.notes if "split by seed 0" in note]
+    assert "160 to check" in note and "left out as they are among those to check" in note
 
 
 def test_good_data_has_no_warning(check: Data, train: Data) -> None:

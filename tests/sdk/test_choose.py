@@ -148,6 +148,21 @@ def test_auto_keeps_fp32_where_integers_are_slower(check: Data, train: Data, spe
     assert slow["why"] == "slower than fp32" and slow["speed_ratio"] == pytest.approx(0.64)
 
 
+def test_only_what_could_win_is_repaired(
+    planted: Model, check: Data, train: Data, speeds: Callable[[dict[str, float]], None]
+) -> None:
+    speeds({"fp32": 4.0, "fp16": 5.0, "int8": 2.0, "w": 4.0})
+    made = prepare(planted, target="server", precision="auto", data=check, train=train, max_drop=0.5)
+    assert names(made, "kept")[0].startswith("int8 +")
+    broken = {row["name"]: row["why"] for row in made.report.candidates if row["status"] == "broken"}
+    assert "int8" in broken and "not repaired" not in broken["int8"]
+    left = [why for name, why in broken.items() if name.startswith("w")]
+    assert all(why.endswith("not repaired: it could be no faster than int8 +equalisation +bias correction") for why in left)
+    speeds({"fp32": 4.0, "fp16": 5.0, "int8": 3.9, "w": 4.0})
+    made = prepare(planted, target="server", precision="auto", data=check, train=train, max_drop=0.5)
+    assert made.manifest.precision == "fp32" and not any("+" in row["name"] for row in made.report.candidates)
+
+
 def test_a_hair_faster_is_no_reason_to_lose_accuracy(
     check: Data, train: Data, speeds: Callable[[dict[str, float]], None]
 ) -> None:
