@@ -141,7 +141,7 @@ def fold() -> None:
     import onnxscript.optimizer
 
     import real_models
-    from edgesdk_converters.accuracy import relative_error
+    from edgesdk_converters.accuracy import distance
     from edgesdk_converters.calibration import Samples
     from edgesdk_converters.errors import EdgeError
     from edgesdk_converters.fold import Fold
@@ -174,7 +174,7 @@ def fold() -> None:
             try:
                 proto = way(source, Given(source, samples))
                 made = Reference(Model.from_proto(proto, name))
-                worst = max(relative_error(made.run(sample), reference.run(sample)) for sample in samples)
+                worst = distance(map(made.run, samples), map(reference.run, samples)).relative
                 cells.append(f"{len(proto.graph.node)} / {worst:.0e}")
             except (EdgeError, RuntimeError, ValueError) as error:
                 cells.append(f"failed: {type(error).__name__}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -79,9 +79,50 @@ def check_slices(slices: Array, max_drop_points: float) -> None:
         )
 
 
+@dataclass
+class Distance:
+    """How far outputs lie from the wanted ones, over any number of samples; `add` takes one sample's.
+
+    An output's scale is that over all samples: a classifier's near tie, whose scores are all small, is no error of its own.
+    """
+
+    absolute: dict[str, float] = field(default_factory=dict)
+    scale: dict[str, float] = field(default_factory=dict)
+
+    def add(self, got: Outputs, wanted: Outputs) -> None:
+        """Count one sample in. Infinity where one side has NaN that the other lacks, or the shapes differ."""
+        for name in wanted:
+            self.absolute[name] = max(self.absolute.get(name, 0.0), _absolute(got[name], wanted[name]))
+            self.scale[name] = max(self.scale.get(name, 0.0), _largest(wanted[name]))
+
+    def relative_of(self, name: str) -> float:
+        """max |a - b| / max |b| of one output."""
+        if self.absolute[name] == 0.0:
+            return 0.0
+        return self.absolute[name] / self.scale[name] if self.scale[name] > 0 else math.inf
+
+    @property
+    def relative(self) -> float:
+        """max |a - b| / max |b| of each output, the worst output."""
+        return max(map(self.relative_of, self.absolute), default=0.0)
+
+    @property
+    def worst(self) -> str:
+        """The output that is furthest off for its scale."""
+        return max(self.absolute, key=self.relative_of)
+
+
+def distance(got: Iterable[Outputs], wanted: Iterable[Outputs]) -> Distance:
+    """The distance over matching samples."""
+    found = Distance()
+    for a, b in zip(got, wanted, strict=True):
+        found.add(a, b)
+    return found
+
+
 def relative_error(got: Outputs, wanted: Outputs) -> float:
-    """max |a - b| / max |b| of each output, the worst output; infinity where one side has NaN the other lacks."""
-    return max((_relative(got[name], wanted[name]) for name in wanted), default=0.0)
+    """max |a - b| / max |b| of each output of one sample, the worst output."""
+    return distance([got], [wanted]).relative
 
 
 def max_abs_error(got: Outputs, wanted: Outputs) -> float:
@@ -151,14 +192,6 @@ def _paired(before: Array, after: Array, what: str) -> Drop:
     if spread == 0.0:
         bound = max(bound, mean + 3.0 / n)  # rule of three: nothing seen in n samples
     return Drop(float(before.mean()), float(after.mean()), 100 * mean, 100 * bound, n, what)
-
-
-def _relative(got: Array, wanted: Array) -> float:
-    absolute = _absolute(got, wanted)
-    scale = _largest(wanted)
-    if absolute == 0.0:
-        return 0.0
-    return absolute / scale if scale > 0 else math.inf
 
 
 def _largest(values: Array) -> float:

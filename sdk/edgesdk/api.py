@@ -104,10 +104,17 @@ def measure(
 ) -> Report:
     """Time a bundle on this machine; with `data` also its accuracy, against the contract where the data are the same.
 
-    Raises DeviceError where it cannot run here, ContractBroken where the accuracy promised is not reached.
+    `on="emulator"`: golden vectors and instructions on an emulated core of the bundle's device, and no times. Raises
+    DeviceError where it cannot run there, ContractBroken where the accuracy promised is not reached.
     """
+    if on == "emulator":
+        if runs is not None or threads > 1 or data is not None or allow_fallback:
+            raise DeviceError("the emulator counts on one thread, on golden inputs", "leave out runs, threads, data and fallback")
+        from edgesdk_targets.emulate import emulate
+
+        return emulate(path, progress=progress)
     if on != "local":
-        raise DeviceError(f"cannot measure on {on!r}; allowed: local", "run edgesdk measure on the board itself")
+        raise DeviceError(f"cannot measure on {on!r}; allowed: local, emulator", "run edgesdk measure on the board itself")
     report = measuring.measure(path, runs=runs, threads=threads, allow_fallback=allow_fallback, progress=progress)
     if data is None:
         return report

@@ -6,25 +6,21 @@ its own, so that what is kept can be repeated to the byte without looking for it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgesdk_converters.errors import ContractBroken, EdgeError, ModelError, PassError, RecipeError, Unsupported
 from edgesdk_converters.recipe import Recipe
-from edgesdk_targets import bundle as bundles
-from edgesdk_targets import runner
 from edgesdk_targets.figure import Figure
-from edgesdk_targets.measure import machine_facts, side_by_side
 from edgesdk_targets.target import Target
 
+from .candidate import Attempt, Candidate
+from .ranking import Basis, Ranking, told
+from .repairs import repaired
+
 if TYPE_CHECKING:
-    from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
-    from edgesdk_targets.bundle import Manifest
 
     from .exporting import Prepared
     from .trial import Trial
@@ -35,75 +31,6 @@ WORTH = 1.05
 COSTLIEST = 3
 DENSE_SHARE = 0.5
 """Of all MACs, in dense layers, from which on dynamic int8 counts as int8."""
-LARGEST_FLOAT_SHARE = 0.5
-"""Of the weighted layers that may stay in float in a mixed precision: with more, little of int8 is left."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to make the artefact. `name` is for people: the precision, and what is special about this way."""
-
-    name: str
-    precision: str
-    recipe: Recipe
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether one of its passes takes ranges from data."""
-        return any(getattr(step, "needs_calibration", False) for step in self.recipe.whole)
-
-    @property
-    def repairs(self) -> bool:
-        """Whether it may be changed when it breaks the contract."""
-        return any(getattr(step, "repair", False) for step in self.recipe.whole)
-
-    def settled(self) -> Candidate:
-        """The same without further repairs: what a bundle records."""
-        return self.with_quantize(repair=False)
-
-    def with_quantize(self, name: str = "", **options: Any) -> Candidate:
-        """The same with options of its quantise pass changed."""
-        steps = tuple(replace(step, **options) if hasattr(step, "repair") else step for step in self.recipe.whole)  # type: ignore[type-var]
-        return replace(self, name=name or self.name, recipe=Recipe(steps))
-
-    def with_pass_before(self, made: Any, name: str) -> Candidate:
-        """The same with a pass more, before its quantise pass."""
-        steps = list(self.recipe.whole)
-        place = next(index for index, step in enumerate(steps) if hasattr(step, "repair"))
-        return replace(self, name=name, recipe=Recipe((*steps[:place], made, *steps[place:])))
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A compiled artefact, whether it holds the contract or not: enough to take or estimate its speed."""
-
-    manifest: Manifest
-    files: Mapping[str, bytes]
-    layers: tuple[Layer, ...]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What came of a candidate: the finished export, or why there is none, then with the artefact that broke the contract."""
-
-    candidate: Candidate
-    prepared: Prepared | None = None
-    error: EdgeError | None = None
-    broken: Draft | None = None
-    speed: Figure | None = None
-    remark: str = ""
-
-    @property
-    def artefact(self) -> Draft | None:
-        """What was compiled, if it came to that."""
-        made = self.prepared
-        return Draft(made.manifest, made.files, made.layers) if made is not None else self.broken
-
-    @property
-    def gain(self) -> float:
-        """Its speed relative to fp32, 0 where that is not known."""
-        return 0.0 if self.speed is None or self.speed.value is None else self.speed.value
-
 
 Build = Callable[[Candidate], Attempt]
 
@@ -151,11 +78,10 @@ def fitting(found: Sequence[Candidate], model: Model) -> tuple[Candidate, ...]:
     return tuple(candidate for candidate in found if candidate not in few) or tuple(found)
 
 
-def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Target, on: str | None) -> Prepared:
+def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Target, by: Basis) -> Prepared:
     """The fastest of the candidates that holds the contract, its report telling of all of them.
 
-    Speed is measured side by side where the bundle is for this machine (or `on` is "local": this machine is the device),
-    and estimated elsewhere. Of those that break the contract the fastest are repaired first, and none that could not be
+    `by` says where speed comes from. Of those that break the contract the fastest are repaired first, and none that could not be
     faster than what holds already. A single candidate without repairs is made as it is. Raises what the candidate raises,
     or ContractBroken where none holds.
     """
@@ -176,22 +102,25 @@ def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Targ
     base = next((one for one in plain if one.prepared is not None and one.candidate.precision == "fp32"), None)
     if base is None and "fp32" in backend.precisions:
         base = tried(Candidate("fp32", "fp32", Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")))
-
-    def timed(attempts: Sequence[Attempt]) -> list[Attempt]:
-        return _timed(attempts, base, trial, backend, on)
-
-    groups = [[one] for one in timed(plain)]
-    _repair(found, groups, tried, timed, trial)
+    ranking = Ranking(by, backend, base, trial)
+    groups = [[one] for one in ranking.ranked(plain)]
+    _repair(found, groups, tried, ranking, trial)
+    finalists = [one for one in map(_held, groups) if one is not None]
+    if len(finalists) > 1:
+        finalists = [one for one in ranking.ranked(finalists) if one.prepared is not None]
     attempts = [one for group in groups for one in group]
-    holding = [one for one in attempts if one.prepared is not None]
-    if not holding:
+    if not finalists:
         raise _broken(attempts, trial)
-    ranked = timed(holding) if len(holding) > 1 else holding
-    best = ranked[0]
-    for attempt in ranked[1:]:
+    best = finalists[0]
+    for attempt in finalists[1:]:
         if attempt.gain > WORTH * best.gain:
             best = attempt
-    return _told(best, attempts, ranked)
+    return _told(best, attempts, finalists)
+
+
+def _held(group: Sequence[Attempt]) -> Attempt | None:
+    """Of a candidate and its repairs the last that holds the contract: that with the fewest layers in float."""
+    return next((one for one in reversed(group) if one.prepared is not None), None)
 
 
 def _only(candidate: Candidate, build: Build) -> Attempt:
@@ -205,12 +134,11 @@ def _repair(
     found: Sequence[Candidate],
     groups: list[list[Attempt]],
     tried: Callable[[Candidate], Attempt],
-    timed: Callable[[Sequence[Attempt]], list[Attempt]],
+    ranking: Ranking,
     trial: Trial,
 ) -> None:
     """Adds to each group what became of its repairs, the fastest candidate first."""
-    holding = [group[0] for group in groups if group[0].prepared is not None]
-    best = max(holding, key=lambda one: one.gain, default=None)
+    best = max((group[0] for group in groups if group[0].prepared is not None), key=lambda one: one.gain, default=None)
     for index in sorted(range(len(found)), key=lambda index: -groups[index][0].gain):
         first, candidate = groups[index][0], found[index]
         if not isinstance(first.error, ContractBroken) or not candidate.repairs:
@@ -218,125 +146,13 @@ def _repair(
         if best is not None and first.gain <= WORTH * best.gain:
             groups[index][0] = replace(first, remark=f"; not repaired: it could be no faster than {best.candidate.name}")
             continue
-        attempts = _repaired(candidate, tried, trial)
-        groups[index] += attempts
-        done = next((one for one in attempts if one.prepared is not None), None)
+        groups[index] += repaired(candidate, tried, trial)
+        done = _held(groups[index])
         if done is not None:
-            (done,) = timed([one for one in attempts if one.prepared is not None][-1:])
-            if best is None or done.gain > best.gain:
-                best = done
-
-
-def _repaired(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> list[Attempt]:
-    """The repairs of a candidate in their order, until one holds the contract."""
-    attempts: list[Attempt] = []
-
-    def kept(one: Candidate) -> Attempt:
-        attempts.append(tried(one))
-        return attempts[-1]
-
-    for repaired in _ladder(candidate, trial):
-        if kept(repaired).prepared is not None:
-            return attempts
-    _mixed(attempts[-1].candidate if attempts else candidate, kept, trial)
-    return attempts
-
-
-def _ladder(candidate: Candidate, trial: Trial) -> Iterator[Candidate]:
-    """Repairs that cost no speed, in order, each with those before it; then rotation, which costs some."""
-    from edgesdk_converters import find
-
-    name = candidate.name
-    weights_alone = any(getattr(step, "flavour", "") in ("weights", "stored") for step in candidate.recipe.whole)
-    if not candidate.needs_calibration and (not weights_alone or trial.calibrate.synthetic):
-        return
-    now = candidate.with_quantize(f"{name} +bias correction", bias_correction=True)
-    yield now
-    if weights_alone:
-        return
-    now = now.with_pass_before(find("equalize")(), f"{name} +equalisation +bias correction")
-    yield now
-    now = now.with_quantize(f"{name} +equalisation +bias correction +clip search", calibration="mse")
-    yield now
-    if any(node.op_type in ("LayerNormalization", "Softmax") for node in trial.source.proto.graph.node):
-        yield now.with_pass_before(find("rotate")(), f"{name} +equalisation +rotation +bias correction +clip search")
-
-
-def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> None:
-    """Mixed precision: the fewest of the most sensitive layers in float with which the contract holds, by bisection.
-
-    Layers are ordered by noise per MAC: what is won for what it costs (a knapsack, filled greedily).
-    """
-    order = [one.layer for one in trial.most_sensitive(candidate.recipe)]
-    if not order:
-        return
-    limit = max(1, int(LARGEST_FLOAT_SHARE * len(order)))
-    low, high = 0, 1
-    name = candidate.name
-
-    def holds(count: int) -> bool:
-        kept = tuple(sorted(order[:count]))
-        return tried(candidate.with_quantize(f"{name} +{count} layers in float", keep=kept)).prepared is not None
-
-    while not holds(high):
-        low = high
-        if high == limit:
-            return
-        high = min(2 * high, limit)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-
-
-def _timed(
-    attempts: Sequence[Attempt], base: Attempt | None, trial: Trial, backend: Target, on: str | None
-) -> list[Attempt]:  # fmt: skip
-    """The attempts, those with an artefact with its speed relative to fp32 and where that comes from."""
-    if base is None or base.artefact is None:
-        return list(attempts)
-    if on == "local" or backend.device.name == "this-machine":
-        return _measured(attempts, base, trial)
-    ranked = []
-    for attempt in attempts:
-        made = attempt.artefact
-        speed = None if made is None else backend.speed_ratio(made.layers, attempt.candidate.precision)
-        ranked.append(replace(attempt, speed=speed))
-    return ranked
-
-
-def _measured(attempts: Sequence[Attempt], base: Attempt, trial: Trial) -> list[Attempt]:
-    trial.progress("timing the candidates side by side")
-    loaded: dict[str, runner.Runner] = {}
-    try:
-        for attempt in (base, *attempts):
-            made = attempt.artefact
-            if made is not None and attempt.candidate.name not in loaded:
-                draft = bundles.draft(Path(made.manifest.name), made.manifest, made.files)
-                loaded[attempt.candidate.name] = runner.load(draft, runner.RunOptions(allow_fallback=True))
-        times = side_by_side({name: _once(one, trial.cases[0]) for name, one in loaded.items()})
-    finally:
-        for one in loaded.values():
-            one.close()
-    reference = np.asarray(times[base.candidate.name])
-    facts = machine_facts()
-    where = f"this machine ({facts['cpu']}, {facts['architecture']})"
-    ranked = []
-    for attempt in attempts:
-        if attempt.artefact is None:
-            ranked.append(attempt)
-            continue
-        own = np.asarray(times[attempt.candidate.name])
-        ratio = float(np.median(reference) / np.median(own))
-        method = f"fp32 {np.median(reference):.3g} ms over {np.median(own):.3g} ms, medians, run in turn in one process"
-        ranked.append(replace(attempt, speed=Figure("speed_ratio", ratio, "measured", where, method, n=len(own))))
-    return ranked
-
-
-def _once(one: runner.Runner, feed: Mapping[str, Any]) -> Callable[[], object]:
-    return lambda: one.run(feed)
+            (timed,) = ranking.ranked([done])
+            groups[index][groups[index].index(done)] = timed
+            if timed.prepared is not None and (best is None or timed.gain > best.gain):
+                best = timed
 
 
 def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt]) -> Prepared:
@@ -344,7 +160,7 @@ def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt])
     speeds = {attempt.candidate.name: attempt.speed for attempt in ranked}
     rows, notes = [], []
     for attempt in attempts:
-        speed = speeds.get(attempt.candidate.name)
+        speed = speeds.get(attempt.candidate.name, attempt.speed)
         kept = attempt.candidate is best.candidate
         rows.append(_row(attempt, speed, "kept" if kept else "", best))
     prepared = best.prepared
@@ -352,6 +168,7 @@ def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt])
     report = prepared.report
     if best.speed is not None and best.candidate.precision != "fp32":
         report = replace(report, rows=(*report.rows, best.speed))
+    report = replace(report, rows=(*report.rows, *best.rows))
     notes.append(_reason(best, ranked))
     judged = sum(1 for attempt in attempts if attempt.prepared is not None or isinstance(attempt.error, ContractBroken))
     if judged > 1:
@@ -365,7 +182,7 @@ def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> di
         broken = isinstance(attempt.error, ContractBroken)
         assert attempt.error is not None
         row |= {"status": "broken" if broken else "not made", "why": attempt.error.message + attempt.remark}
-        return row
+        return row if speed is None else row | _speed(speed)
     report = attempt.prepared.report
     drop, size = report.find("accuracy_drop"), report.find("artifact_bytes")
     row |= {
@@ -375,9 +192,11 @@ def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> di
         "artifact_bytes": None if size is None else size.value,
         "recipe": attempt.prepared.recipe.to_plain(),
     }
-    if speed is not None:
-        row["speed_ratio"], row["provenance"], row["where"] = speed.value, speed.provenance, speed.where
-    return row
+    return row if speed is None else row | _speed(speed)
+
+
+def _speed(speed: Figure) -> dict[str, Any]:
+    return {speed.name: speed.value, "provenance": speed.provenance, "where": speed.where}
 
 
 def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
@@ -385,6 +204,8 @@ def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
         return "its speed is not known"
     if attempt.candidate.precision != "fp32" and speed.value < 1:
         return "slower than fp32"
+    if attempt.candidate.name.split(" +")[0] == best.candidate.name.split(" +")[0]:
+        return f"{best.candidate.name} leaves less in float"
     if speed.value > best.speed.value:
         return f"not {WORTH:g} times as fast as {best.candidate.name}, which comes first"
     return f"no faster than {best.candidate.name}"
@@ -392,17 +213,16 @@ def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
 
 def _reason(best: Attempt, ranked: Sequence[Attempt]) -> str:
     """Why this one, in a line."""
-    told = []
+    told_of = []
     for attempt in ranked:
         if attempt is not best and attempt.speed is not None and attempt.speed.value is not None:
-            told.append(f"{attempt.candidate.name} {attempt.speed.value:.2f}x")
+            told_of.append(f"{attempt.candidate.name} {attempt.speed.value:.2f}x")
     if best.speed is None or best.speed.value is None:
         return f"{best.candidate.name} kept: speeds are not known"
-    basis = {"measured": "measured here", "estimated": "estimated"}.get(best.speed.provenance, best.speed.provenance)
-    others = f"; {', '.join(told)}" if told else ""
+    others = f"; {', '.join(told_of)}" if told_of else ""
     if best.candidate.precision != "fp32" and best.speed.value < 1:
-        return f"{best.candidate.name} {best.speed.value:.2f}x of fp32's speed, {basis}: SLOWER than fp32 here{others}"
-    return f"{best.candidate.name} kept: {best.speed.value:.2f}x of fp32's speed, {basis}{others}"
+        return f"{best.candidate.name}: {told(best.speed)}: SLOWER than fp32{others}"
+    return f"{best.candidate.name} kept: {told(best.speed)}{others}"
 
 
 def _broken(attempts: Sequence[Attempt], trial: Trial) -> EdgeError:

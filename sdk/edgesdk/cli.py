@@ -48,7 +48,9 @@ def cli() -> None:
 @click.option("--max-relative-error", type=float, help="Contract: bound on the distance to the source's outputs.")
 @click.option("--task", type=click.Choice(["auto", "classify", "numeric"]), help="How --max-drop is judged without labels.")
 @click.option("--metric", help="package.module:callable(outputs, labels) -> float, instead of top-1.")
-@click.option("--on", type=click.Choice(["local"]), help="local: this machine is the device; auto ranks by time measured here.")
+@click.option(
+    "--on", type=click.Choice(["local", "emulator"]), help="What ranks candidates: time here, or emulated instructions."
+)
 @click.option("--io", "io_file", type=_PATH, help="TOML with [inputs.NAME] and [outputs.NAME] processing.")
 @click.option("--weights", type=_PATH, help=".safetensors for package.module:callable.")
 @click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
@@ -165,7 +167,7 @@ def build(bundle: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("bundle", type=_PATH)
-@click.option("--on", default="local", help="local: this machine.")
+@click.option("--on", default="local", help="local: this machine; emulator: an emulated core of its device, counted.")
 @click.option("--runs", type=click.IntRange(min=1), help="Default: two seconds' worth, 20 to 1,000.")
 @click.option("--data", type=_PATH, help="Labelled samples: measure accuracy too, against the contract.")
 @click.option("--out", type=_PATH, help="Write the report as JSON.")

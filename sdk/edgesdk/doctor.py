@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from typing import Any
 
-from edgesdk_converters.errors import install_hint
-from edgesdk_targets import engine_cache
+from edgesdk_converters.errors import EdgeError, install_hint
+from edgesdk_targets import emulate, engine_cache, sysroot
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def examine() -> Diagnosis:
     checks = [Check("python", "ok", platform.python_version(), "3.10 or newer")]
     checks += [_extra(extra) for extra in EXTRAS]
     checks += _runtimes()
+    checks.append(_emulator())
     board = {name: found for name, found in engine_cache.platform_facts().items() if found}
     if board.get("l4t") and not board.get("tensorrt"):
         checks.append(Check("tensorrt", "problem", "no libnvinfer", "engines on a Jetson", "sudo apt-get install nvidia-jetpack"))
@@ -88,6 +90,19 @@ def _extra(extra: Extra) -> Check:
         told = f"missing: {', '.join(missing)}"
         return Check(f"[{extra.name}]", "missing", told, extra.purpose, install_hint(extra.name))
     return Check(f"[{extra.name}]", "ok", ", ".join(found), extra.purpose)
+
+
+def _emulator() -> Check:
+    purpose = "count the instructions of Raspberry Pi bundles with no board"
+    missing = [(tool, package) for tool, package in emulate.TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        command = f"sudo apt-get install {' '.join(package for _, package in missing)}"
+        return Check("emulator", "missing", f"missing: {', '.join(tool for tool, _ in missing)}", purpose, command)
+    try:
+        system = "its arm64 system is made" if sysroot.is_made() else "its arm64 system is made on first use"
+    except EdgeError as error:
+        return Check("emulator", "missing", error.message, purpose, error.hint)
+    return Check("emulator", "ok", f"{', '.join(emulate.TOOLS)}; {system}", purpose)
 
 
 def _version(package: str) -> str:

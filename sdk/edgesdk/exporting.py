@@ -22,6 +22,8 @@ from edgesdk_targets.report import Report
 from edgesdk_targets.target import Segment, Target, make
 
 from . import __version__, choose
+from .candidate import Attempt, Candidate, Draft
+from .ranking import basis
 from .sources import open_model
 from .trial import INTEGER, Trial
 
@@ -86,7 +88,8 @@ def export(
     """Make a bundle for a target from a model and write it to `out`, with its report beside it.
 
     `precision` is one of the target's (default fp32) or "auto": the fastest that holds the contract, by time where this
-    machine is the device (target server, or `on="local"`), else by estimate. `recipe` is a TOML file, or a bundle whose
+    machine is the device (target server, or `on="local"`), else by instructions where the emulator is set up (`on="emulator"`
+    sets it up), else by estimate. `recipe` is a TOML file, or a bundle whose
     recipe is followed again.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
@@ -139,6 +142,7 @@ def prepare(
     for_passes = {key: value for key, value in settings.items() if "." in key}
     given, stated = _recipe(recipe)
     precision = precision or stated or "fp32"
+    by = basis(backend, on)
     candidates = choose.candidates(backend, precision, given, for_passes)
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
@@ -153,13 +157,13 @@ def prepare(
         candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
         trial.notes.append("integers were not tried: no accuracy is promised (--data with labels, --max-drop)")
 
-    def build(candidate: choose.Candidate) -> choose.Attempt:
+    def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
 
-    return choose.choose(candidates, build, trial, backend, on)
+    return choose.choose(candidates, build, trial, backend, by)
 
 
-def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: float) -> choose.Attempt:
+def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) -> Attempt:
     """One candidate from its source to an artefact that was checked, and holds the contract or not."""
     source, contract, progress = trial.source, trial.contract, trial.progress
     precision = candidate.precision
@@ -193,8 +197,8 @@ def _build(candidate: choose.Candidate, backend: Target, trial: Trial, begin: fl
     try:
         manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
     except ContractBroken as error:
-        return choose.Attempt(candidate, error=error, broken=choose.Draft(manifest, compiled.files, layers))
-    return choose.Attempt(candidate, Prepared(manifest, files, report, candidate.recipe, layers))
+        return Attempt(candidate, error=error, broken=Draft(manifest, compiled.files, layers))
+    return Attempt(candidate, Prepared(manifest, files, report, candidate.recipe, layers))
 
 
 def _layers(model: Model) -> tuple[Layer, ...]:

@@ -42,13 +42,16 @@ def _candidates(tried: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = []
     for one in tried:
         drop, size, speed = (one.get(key) for key in ("accuracy_drop_points", "artifact_bytes", "speed_ratio"))
+        counted = one.get("instruction_ratio")
+        shown = "-" if speed is None else f"{speed:.2f}x {one.get('provenance', '')}"
+        shown = shown if counted is None else f"1/{counted:.2f} of its instructions"
         rows.append(
             (
                 str(one["name"]),
                 str(one["status"]),
                 "-" if drop is None else f"{drop:.2f}",
                 "-" if size is None else amount(size, "bytes"),
-                "-" if speed is None else f"{speed:.2f}x {one.get('provenance', '')}",
+                shown,
                 str(one.get("why", "")),
             )
         )

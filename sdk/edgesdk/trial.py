@@ -136,15 +136,12 @@ class Trial:
         for step in recipe.whole:
             model = Recipe((step,)).run(model, given)
             session = Reference(model)
-            for case, wanted in zip(self.cases, self.wanted, strict=True):
-                got = session.run(case)
-                error = accuracy.relative_error(got, wanted)
-                if bound is not None and not error <= bound:
-                    worst = max(wanted, key=lambda name: accuracy.relative_error({name: got[name]}, {name: wanted[name]}))
-                    raise ContractBroken(
-                        f"pass {step.name} moved output {worst!r} by {error:.2g} relative; allowed: {bound:g}",
-                        _parity_hint(step.name),
-                    )
+            off = accuracy.distance(map(session.run, self.cases), self.wanted)
+            if bound is not None and not off.relative <= bound:
+                raise ContractBroken(
+                    f"pass {step.name} moved output {off.worst!r} by {off.relative:.2g} relative; allowed: {bound:g}",
+                    _parity_hint(step.name),
+                )
         return model
 
     def most_sensitive(self, recipe: Recipe) -> tuple[LayerSensitivity, ...]:
@@ -274,7 +271,7 @@ class Trial:
     def _error(self, loaded: runner.Runner, names: Sequence[str]) -> tuple[list[dict[str, Array]], float]:
         """The artefact's outputs on the golden inputs, and their relative error against the source's."""
         got = [dict(zip(names, loaded.run(case), strict=True)) for case in self.cases]
-        return got, max(accuracy.relative_error(a, b) for a, b in zip(got, self.wanted, strict=True))
+        return got, accuracy.distance(got, self.wanted).relative
 
     def _judge(
         self, artefact: Callable[[Mapping[str, Array]], dict[str, Array]], facts: runner.RunnerFacts, here: str
@@ -285,16 +282,17 @@ class Trial:
             return Verdict(), {}, []
         first = self.source.signature.outputs[0].name
         before, after = [], []
-        worst = 0.0
+        off = accuracy.Distance()
         answers = self._answers(check)
         for index, sample in enumerate(check):
             if index % 200 == 0:
                 self.progress(f"checking accuracy: {index} of {len(check)} samples")
             wanted = answers[index] if answers else self.reference.run(sample)
             got = artefact(sample)
-            worst = max(worst, accuracy.relative_error(got, wanted))
+            off.add(got, wanted)
             before.append(wanted[first])
             after.append(got[first])
+        worst = off.relative
         _refuse_infinite(worst, check.origin)
         source, converted = np.stack(before), np.stack(after)
         drop = _drop(self.contract, source, converted, check.labels)
@@ -304,7 +302,7 @@ class Trial:
                 worst,
                 "measured",
                 here,
-                f"worst of {check.origin}, {facts}",
+                f"worst output over {check.origin}, {facts}",
                 segment="check",
                 n=len(check),
             )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.accuracy import max_abs_error, relative_error
+from edgesdk_converters.accuracy import distance, max_abs_error
 from edgesdk_converters.errors import BundleError
 
 from .bundle import Bundle, Golden
@@ -61,7 +61,7 @@ def make(
             file = f"golden/{group}/{index}.npy"
             files[file] = _to_npy(np.stack([np.asarray(case[name]) for case in cases]))
             tables[group][name] = file
-    error = max(relative_error(a, b) for a, b in zip(outputs, source_outputs, strict=True))
+    error = distance(outputs, source_outputs).relative
     golden = Golden(
         len(inputs), tables["inputs"], tables["outputs"], tables["source_outputs"], TOLERANCE.get(precision, 1e-2),
         float(f"{error:.3g}") if math.isfinite(error) else None, runtime, origin,
@@ -94,8 +94,8 @@ def compare(bundle: Bundle, runner: Runner) -> Comparison | None:
     got = [dict(zip(names, runner.run(case), strict=True)) for case in load(bundle, "inputs")]
     outputs, source = load(bundle, "outputs"), load(bundle, "source_outputs")
     return Comparison(
-        max(relative_error(a, b) for a, b in zip(got, outputs, strict=True)),
-        max(relative_error(a, b) for a, b in zip(got, source, strict=True)),
+        distance(got, outputs).relative,
+        distance(got, source).relative,
         max(max_abs_error(a, b) for a, b in zip(got, source, strict=True)),
         golden.cases,
         golden.tolerance,

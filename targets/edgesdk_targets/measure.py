@@ -152,8 +152,8 @@ def warm_up(once: Callable[[], float], limit_s: float = 3.0) -> int:
 def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float = 1.5, rounds: int = 200) -> dict[str, list[float]]:
     """Milliseconds of each of several things, taken in turn in one process, so that what disturbs one disturbs all.
 
-    Up to `rounds` rounds, and at least 11, within about `seconds` for each. Each round has an order of its own, drawn by seed:
-    what one leaves in the caches is not always left to the same next one.
+    Up to `rounds` rounds, and at least 11, within about `seconds` for each. Each turn is two runs of which the second counts:
+    the first pays for what the others left in the caches. Each round has an order of its own, drawn by seed.
     """
     shuffle = random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -170,6 +170,7 @@ def side_by_side(runs: Mapping[str, Callable[[], object]], seconds: float = 1.5,
     for index in range(rounds):
         shuffle(names)
         for name in names:
+            runs[name]()
             times[name].append(once(name))
         if index >= 10 and time.perf_counter() - begin > seconds * len(names):
             break

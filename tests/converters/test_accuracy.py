@@ -17,6 +17,17 @@ def one_hot(classes: Any, n: int = 4) -> Any:
     return np.eye(n, dtype=np.float32)[np.asarray(classes)]
 
 
+def test_an_outputs_scale_is_that_over_all_samples() -> None:
+    wanted = [{"y": np.array([2.0, -4.0])}, {"y": np.array([0.01, -0.01])}]
+    got = [{"y": np.array([2.0, -4.0])}, {"y": np.array([0.01, -0.03])}]
+    off = accuracy.distance(got, wanted)
+    assert off.relative == pytest.approx(0.005)
+    assert off.worst == "y"
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        accuracy.distance(got[:1], wanted)
+    assert accuracy.distance([], []).relative == 0.0
+
+
 def test_relative_error_is_the_worst_output_against_its_own_scale() -> None:
     wanted = {"a": np.array([1.0, -10.0]), "b": np.array([0.1])}
     assert accuracy.relative_error({"a": np.array([1.5, -10.0]), "b": np.array([0.1])}, wanted) == pytest.approx(0.05)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import edgesdk
-from edgesdk import choose as module
-from edgesdk import text
+from edgesdk import ranking, repairs, text
 from edgesdk.exporting import Prepared, prepare
 from edgesdk_converters.calibration import read_npz
-from edgesdk_converters.errors import ContractBroken, EdgeError, ModelError, PassError, RecipeError
+from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, ModelError, PassError, RecipeError
 from edgesdk_converters.model import Model
 from edgesdk_converters.quantize import Quantize
+from edgesdk_converters.recipe import Recipe
+from edgesdk_targets import emulate, golden
 
 from ..converters.outliers import plant_outliers
 from ..fashion import samples
@@ -44,6 +45,12 @@ def planted() -> Model:
     return benign.changed(plant_outliers(benign.proto, 256.0))
 
 
+@pytest.fixture(autouse=True)
+def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether this machine has one set up must not change what these tests see."""
+    monkeypatch.setattr(ranking.emulate, "is_ready", lambda profile: False)
+
+
 @pytest.fixture
 def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]:
     """Gives candidates the times that a test says, in milliseconds, by the precision or name that they begin with."""
@@ -57,7 +64,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None
                 for name in runs
             }
 
-        monkeypatch.setattr(module, "side_by_side", side_by_side)
+        monkeypatch.setattr(ranking, "side_by_side", side_by_side)
 
     return pretend
 
@@ -106,7 +113,7 @@ def test_its_benign_twin_needs_no_repair(check: Data, train: Data) -> None:
 def test_the_layer_that_spoils_everything_stays_in_float(check: Data, train: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equalisation and clips cannot mend 4-bit weights: then the worst layers are kept, and only as many as it takes."""
     net = ROOT / "examples/fashion/fashion_cnn.onnx"
-    monkeypatch.setattr(module, "LARGEST_FLOAT_SHARE", 1.0)
+    monkeypatch.setattr(repairs, "LARGEST_FLOAT_SHARE", 1.0)
     source = Model.load(net)
     benign = source.changed(plant_outliers(source.proto, 64.0))
     made = prepare(benign, target="server", precision="w4", data=check, train=train, max_drop=1.0)
@@ -180,7 +187,7 @@ def test_another_devices_candidates_are_never_ranked_by_time_here(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("timed on this machine")
 
-    monkeypatch.setattr(module, "side_by_side", refuse)
+    monkeypatch.setattr(ranking, "side_by_side", refuse)
     made = prepare(
         ROOT / "examples/fashion/fashion_resnet.onnx", device=device, precision="auto", data=check, train=train, max_drop=1.0
     )
@@ -188,6 +195,88 @@ def test_another_devices_candidates_are_never_ranked_by_time_here(
     assert made.manifest.precision == "int8" and speed is not None
     assert speed.provenance == "estimated" and speed.where == device and speed.interval is not None
     assert {row.get("provenance") for row in made.report.candidates if "speed_ratio" in row} <= {"estimated", "unavailable"}
+
+
+@pytest.fixture
+def fewer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives bundles the instructions that a test says, in millions, by flavour; some with golden vectors that do not hold."""
+
+    def pretend(counts: dict[str, float], astray: str = "") -> None:
+        def count(bundle: Any, profile: Any, **_: Any) -> emulate.Count:
+            steps = bundle.manifest.recipe["whole"]
+            flavour = steps[-1].get("flavour", {"quantize": "u8s8"}.get(steps[-1]["pass"], steps[-1]["pass"]))
+            total = round(1e6 * counts.get(flavour, 9.0))
+            compared = golden.Comparison(1.0 if flavour == astray else 0.0, 0.0, 0.0, 3, 0.01)
+            by_class = dict.fromkeys(emulate.CLASSES, 0) | {"neon": total}
+            return emulate.Count(total, by_class, (total,), 0, f"emulated {profile.name}", "pretended", compared)
+
+        monkeypatch.setattr(ranking.emulate, "count", count)
+
+    return pretend
+
+
+def test_on_emulator_ranks_by_instructions_and_says_so(check: Data, train: Data, fewer: Callable[..., None]) -> None:
+    fewer({"fold": 4.0, "half": 4.4, "s8s8": 2.5, "u8s8": 2.0})
+    net = ROOT / "examples/fashion/fashion_cnn.onnx"
+    how: dict[str, Any] = {"device": "raspberry-pi-4", "data": check, "train": train, "max_drop": 1.0}
+    made = prepare(net, precision="auto", on="emulator", **how)
+    assert names(made, "kept") == ["int8 u8s8"]
+    ratio, total = made.report.find("instruction_ratio"), made.report.find("instructions")
+    assert ratio is not None and ratio.value == 2.0 and ratio.provenance == "emulated"
+    assert total is not None and total.value == 2_000_000 and total.provenance == "emulated"
+    assert made.report.find("speed_ratio") is None
+    assert "int8 u8s8 kept: fp32 takes 2.00x its instructions, emulated; fp32 1.00x, fp16 0.91x, int8 1.60x" in " ".join(
+        made.report.notes
+    )
+    assert not any("speed_ratio" in row for row in made.report.candidates)
+    assert "1/2.00 of its instructions" in text.report(made.report)
+
+
+def test_what_differs_on_the_core_is_not_kept(check: Data, train: Data, fewer: Callable[..., None]) -> None:
+    fewer({"fold": 4.0, "half": 4.4, "s8s8": 2.5, "u8s8": 2.0}, astray="u8s8")
+    net = ROOT / "examples/fashion/fashion_cnn.onnx"
+    made = prepare(
+        net, device="raspberry-pi-4", precision="auto", on="emulator", data=check, train=train, max_drop=1.0,
+        settings={"quantize.repair": "false"},
+    )  # fmt: skip
+    assert names(made, "kept") == ["int8"]
+    broken = next(row for row in made.report.candidates if row["status"] == "broken")
+    assert (
+        broken["name"] == "int8 u8s8" and "on emulated raspberry-pi-4 the outputs are 1 relative from those here" in broken["why"]
+    )
+
+
+def test_an_emulator_that_is_set_up_is_preferred_to_an_estimate(
+    check: Data, train: Data, fewer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer({"fold": 4.0, "half": 4.4, "s8s8": 2.0, "u8s8": 2.5})
+    monkeypatch.setattr(ranking.emulate, "is_ready", lambda profile: profile.name == "raspberry-pi-5")
+    net = ROOT / "examples/fashion/fashion_cnn.onnx"
+    for name, provenance in (("raspberry-pi-5", "emulated"), ("raspberry-pi-4", "estimated")):
+        made = prepare(net, device=name, precision="auto", data=check, train=train, max_drop=1.0)
+        assert {row["provenance"] for row in made.report.candidates if "provenance" in row} - {"unavailable"} == {provenance}
+
+
+def test_the_emulator_has_no_jetson(check: Data, train: Data) -> None:
+    with pytest.raises(DeviceError, match="Cortex-A78AE; emulated are"):
+        prepare(
+            ROOT / "examples/fashion/fashion_cnn.onnx", target="jetson", precision="auto", on="emulator", data=check, train=train
+        )
+    with pytest.raises(DeviceError, match="allowed: local, emulator"):
+        prepare(ROOT / "examples/fashion/fashion_cnn.onnx", target="jetson", on="mars", data=check, train=train)
+
+
+def test_the_core_decides_which_int8_wins(check: Data, train: Data) -> None:
+    """The real emulator: without dot products unsigned activations take fewer instructions, with them signed ones do."""
+    net = ROOT / "examples/fashion/fashion_mobilenet.onnx"
+    won = {}
+    for name in ("raspberry-pi-4", "raspberry-pi-5"):
+        made = prepare(net, device=name, precision="int8", on="emulator", data=check, train=train, max_drop=1.0)
+        won[name] = names(made, "kept")[0]
+        ratio, dots = made.report.find("instruction_ratio"), made.report.find("instructions", "dot_product")
+        assert ratio is not None and ratio.value is not None and ratio.value > 1.5
+        assert dots is not None and bool(dots.value) == (name == "raspberry-pi-5")
+    assert won == {"raspberry-pi-4": "int8 u8s8", "raspberry-pi-5": "int8"}
 
 
 def test_on_local_says_that_this_machine_is_the_device(
@@ -222,7 +311,7 @@ def test_the_recipe_of_a_bundle_repeats_it_to_the_byte(planted: Model, check: Da
     first = edgesdk.export(planted, precision="int8", out=tmp_path / "first.edge", **how)
     again = edgesdk.export(planted, recipe=tmp_path / "first.edge", out=tmp_path / "again.edge", **how)
     assert again.digest == first.digest and again.manifest.precision == "int8"
-    (tmp_path / "recipe.toml").write_text(module.Recipe.from_plain(first.manifest.recipe, "x").to_toml())
+    (tmp_path / "recipe.toml").write_text(Recipe.from_plain(first.manifest.recipe, "x").to_toml())
     third = edgesdk.export(planted, precision="int8", recipe=tmp_path / "recipe.toml", out=tmp_path / "third.edge", **how)
     assert third.digest == first.digest
 

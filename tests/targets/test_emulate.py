@@ -1,0 +1,300 @@
+"""The emulator: exact counts of a program made by hand, real bundles on emulated cores, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, ToolError
+from edgesdk_targets import bundle as bundles
+from edgesdk_targets import device, emulate, sysroot
+from edgesdk_targets.bundle import Bundle, Provider, Runtime
+
+NOP = 0xD503201F
+INSTRUCTIONS = {
+    "integer": (0x8B020020, 0x9B027C20, 0xD2800020, 0x1AC20820),  # add, mul, mov (immediate), udiv
+    "fp": (0x1E222820, 0x1E620820, 0x1F420C20, 0x1E380020),  # fadd s, fmul d, fmadd d, fcvtzs w, s
+    "neon": (
+        0x4E22D420,
+        0x4E22CC20,
+        0x0E22C020,
+        0x4F821020,
+        0x5E22D420 & 0 | 0x5EE28420,
+    ),  # fadd, fmla, smull, fmla (element), add d
+    "dot_product": (0x4E829420, 0x6E829420, 0x4F82E020, 0x6F82E820, 0x0E829420),  # sdot, udot, sdot and udot (element), sdot 8b
+    "memory": (0xF94003E0, 0xF90003E0, 0x3DC003E0, 0xA9407BE0),  # ldr, str, ldr q, ldp
+    "branch": (0x14000001, 0x54000020, 0xB4000020, NOP),  # b, b.eq, cbz (each to the next), a hint
+}
+"""Encodings, from the A64 instruction set reference."""
+
+
+def arm_program(words: list[int]) -> bytes:
+    """A static AArch64 executable that runs the words between the markers, and ends."""
+
+    def move(register: int, value: int) -> list[int]:
+        low, high = value & 0xFFFF, value >> 16
+        return [0xD2800000 | low << 5 | register, 0xF2A00000 | high << 5 | register]
+
+    call = 0xD4000001
+
+    def marker(number: int) -> list[int]:
+        return [*move(8, 155), *move(0, number), call]
+
+    body = [*marker(emulate.OPEN), *words, *marker(emulate.CLOSE), *move(8, 93), *move(0, 0), call]
+    code = b"".join(struct.pack("<I", word) for word in body)
+    base, head = 0x400000, 64 + 56
+    elf = b"\x7fELF\x02\x01\x01" + bytes(9)
+    elf += struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, base + head, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    elf += struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, head + len(code), head + len(code), 0x1000)
+    return elf + code
+
+
+def counted_by_plugin(words: list[int], folder: Path) -> dict[str, int]:
+    program, log = folder / "program", folder / "log"
+    program.write_bytes(arm_program(words))
+    program.chmod(0o755)
+    plugin = emulate._plugin(emulate._release())
+    subprocess.run(
+        [emulate.QEMU, "-cpu", "max", "-plugin", str(plugin), "-d", "plugin", "-D", str(log), str(program)], check=True
+    )  # fmt: skip
+    (line,) = log.read_text().splitlines()
+    total, *classes = map(int, line.removeprefix(emulate.WINDOW).split())
+    assert total == sum(classes)
+    return dict(zip(emulate.CLASSES, classes, strict=True))
+
+
+MARKER_COST = {"integer": 4, "fp": 0, "neon": 0, "dot_product": 0, "memory": 0, "branch": 1}
+"""The closing marker itself: four moves and the system call."""
+
+
+@pytest.mark.parametrize("kind", INSTRUCTIONS)
+def test_every_instruction_is_counted_in_its_class(kind: str, tmp_path: Path) -> None:
+    for word in INSTRUCTIONS[kind]:
+        got = counted_by_plugin([word] * 7, tmp_path)
+        assert got == MARKER_COST | {kind: MARKER_COST[kind] + 7}, f"{word:08x}"
+
+
+def test_a_loop_is_counted_as_often_as_it_runs(tmp_path: Path) -> None:
+    loop = [0x4E829420, 0xF1000421, 0x54FFFFC1]  # sdot; subs x1, x1, #1; b.ne back to sdot
+    got = counted_by_plugin([0xD2807D01, *loop], tmp_path)  # mov x1, #1000
+    assert got == {"integer": 4 + 1 + 1000, "fp": 0, "neon": 0, "dot_product": 1000, "memory": 0, "branch": 1 + 1000}
+
+
+def test_the_empty_model_is_one_identity() -> None:
+    model = onnx.load_from_string(emulate._IDENTITY)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+    session = ort.InferenceSession(emulate._IDENTITY, providers=["CPUExecutionProvider"])
+    assert session.run(["y"], {"x": np.full(1, 3, np.float32)})[0].tolist() == [3.0]
+
+
+# --- bundles ----------------------------------------------------------------------------------------
+
+
+def dense(model_of: Callable[..., Any], wide: int) -> Any:
+    weights = np.random.default_rng(1).standard_normal((wide, 64)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="dense")]
+    shapes = {"x": (TensorProto.FLOAT, [16, wide])}, {"y": (TensorProto.FLOAT, [16, 64])}
+    return model_of(nodes, *shapes, {"w": weights}, name=f"dense{wide}")
+
+
+def test_golden_vectors_hold_on_the_core_and_counts_repeat(small_bundle: Bundle) -> None:
+    profile = device.profile("raspberry-pi-4")
+    first, again = (emulate.count(small_bundle, profile) for _ in range(2))
+    assert first.comparison is not None and first.comparison.holds and first.comparison.cases == 2
+    assert first.comparison.artifact_relative_error < 1e-5
+    assert abs(first.total / again.total - 1) < 0.01
+    assert first.total == sum(first.by_class.values()) and first.by_class["dot_product"] == 0
+    assert min(first.runs) > first.overhead > 1000 and "Cortex-A72" in first.where and "one thread" in first.method
+
+
+def test_vector_work_grows_with_the_macs(model_of: Callable[..., Any], bundle_of: Callable[..., Bundle], tmp_path: Path) -> None:
+    profile = device.profile("raspberry-pi-3b-plus")
+    small, large = (
+        emulate.count(bundle_of(dense(model_of, wide), tmp_path / f"{wide}.edge"), profile).by_class["neon"]
+        for wide in (256, 512)
+    )
+    fewest = 16 * 256 * 64 / 4  # four multiply-adds an instruction
+    assert fewest <= small < 1.5 * fewest and large / small == pytest.approx(2, rel=0.05)
+
+
+def test_an_inference_on_given_inputs(small_bundle: Bundle) -> None:
+    feed = {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    assert emulate.count(small_bundle, device.profile("raspberry-pi-5"), feed=feed).total > 1000
+    with pytest.raises(EdgeError, match="failed on these inputs"):
+        emulate.count(small_bundle, device.profile("raspberry-pi-5"), feed={"x": np.zeros((1, 3, 9, 9), np.float32)})
+
+
+def retold(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
+    """The bundle with its manifest changed, and its first golden output moved by a tenth where `moved` says so."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    if changes.pop("moved", False):
+        assert bundle.manifest.golden is not None
+        name = next(iter(bundle.manifest.golden.outputs.values()))
+        whole = bytearray(files[name])
+        values = np.frombuffer(bytes(whole[-20:]), np.float32) + np.float32(0.1)
+        whole[-20:] = values.tobytes()
+        files[name] = bytes(whole)
+    return bundles.write(path, replace(bundle.manifest, files={}, **changes), files)
+
+
+def test_another_result_on_the_core_is_a_broken_contract(small_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = retold(small_bundle, tmp_path / "other.edge", target="raspberry-pi", device="raspberry-pi-4", moved=True)
+    with pytest.raises(ContractBroken, match=r"emulated Cortex-A72.*relative from the golden ones"):
+        emulate.emulate(bundle.path)
+
+
+def test_the_report_has_counts_and_no_time(small_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = retold(small_bundle, tmp_path / "pi.edge", target="raspberry-pi", device="raspberry-pi-zero-2-w")
+    said: list[str] = []
+    report = emulate.emulate(bundle.path, progress=said.append)
+    assert {row.provenance for row in report.rows} == {"emulated", "unavailable"}
+    assert not any(row.name.endswith("_ms") and row.value is not None for row in report.rows)
+    total = report.find("instructions")
+    parts = [row for row in report.rows if row.name == "instructions" and row.segment != "whole"]
+    assert total is not None and total.value == sum(row.value or 0 for row in parts)
+    assert [row.segment for row in parts] == list(emulate.CLASSES) and "Cortex-A53" in total.where
+    assert "counting instructions" in said
+
+
+def test_what_cannot_be_emulated_is_said(small_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"jetson-orin-nano has Cortex-A78AE; emulated are: Cortex-A53, Cortex-A72, Cortex-A76"):
+        emulate.core(device.profile("jetson-orin-nano"))
+    runtime = Runtime("onnxruntime", "model.onnx", providers=(Provider("TensorrtExecutionProvider"),))
+    bundle = retold(small_bundle, tmp_path / "gpu.edge", runtime=runtime)
+    with pytest.raises(DeviceError, match="accelerator"):
+        emulate.count(bundle, device.profile("raspberry-pi-4"))
+    with pytest.raises(EdgeError, match="no golden inputs"):
+        emulate.count(retold(small_bundle, tmp_path / "bare.edge", golden=None), device.profile("raspberry-pi-4"))
+
+
+@pytest.mark.parametrize(("kept", "missing", "package"), [(["cc"], "qemu-aarch64", "qemu-user"), (["qemu-aarch64"], "cc", "gcc")])
+def test_a_missing_tool_is_named_with_its_package(
+    small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str], missing: str, package: str
+) -> None:
+    for tool in kept:
+        place = shutil.which(tool)
+        assert place is not None
+        (tmp_path / tool).symlink_to(place)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not emulate.is_ready(device.profile("raspberry-pi-4"))
+    with pytest.raises(ToolError, match=f"{missing}: is missing") as caught:
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+    assert caught.value.hint == f"sudo apt-get install {package}"
+
+
+def test_a_guest_that_crashes_is_one_error(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulate, "_environment", lambda system: {"PATH": os.defpath, "PYTHONHOME": "/nowhere"})
+    with pytest.raises(ToolError, match=r"qemu-aarch64: the emulated program ended with 1: .*no Python frame"):
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+
+
+def test_control_c_stops_the_emulator_too(small_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = retold(small_bundle, tmp_path / "pi.edge", target="raspberry-pi", device="raspberry-pi-4")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "edgesdk.cli", "measure", str(bundle.path), "--on", "emulator"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}
+    ) as started:  # fmt: skip
+        assert started.stderr is not None
+        for line in started.stderr:
+            if "loading the bundle on the emulated core" in line:
+                break
+        started.send_signal(signal.SIGINT)
+        rest = started.stderr.read()
+        assert started.wait() == 130 and "Traceback" not in rest and "stopped" in rest
+    assert list(scratch.iterdir()) == []
+    time.sleep(0.2)
+    assert str(bundle.path) not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True).stdout
+
+
+# --- the sysroot ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A cache of its own, and what is downloaded replaced by two files; the list tells each making."""
+    made: list[str] = []
+
+    def unpack(scratch: Path, root: Path, progress: Callable[[str], None]) -> None:
+        made.append("packages")
+        root.joinpath("usr/bin").mkdir(parents=True)
+        root.joinpath("usr/bin/python3.11").write_text("interpreter")
+        root.joinpath("usr/bin/python3").symlink_to("python3.11")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sysroot, "_unpack_packages", unpack)
+    monkeypatch.setattr(sysroot, "_install_wheels", lambda root, progress: made.append("wheels"))
+    return made
+
+
+def silent(message: str) -> None:
+    del message
+
+
+def test_a_sysroot_is_made_once(light: list[str]) -> None:
+    assert not sysroot.is_made()
+    folder = sysroot.made(silent)
+    assert sysroot.made(silent) == folder and light == ["packages", "wheels"] and sysroot.is_made()
+    assert sysroot.python(folder).name == "python3.11"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert f"onnxruntime-{ort.__version__}" in folder.name
+
+
+@pytest.mark.parametrize("harm", ["changed", "removed", "added", "relinked"])
+def test_a_damaged_sysroot_is_made_anew(light: list[str], harm: str) -> None:
+    folder = sysroot.made(silent)
+    binary, link = folder / "usr/bin/python3.11", folder / "usr/bin/python3"
+    if harm == "changed":
+        binary.write_text("interpretes")
+    elif harm == "removed":
+        binary.unlink()
+    elif harm == "added":
+        folder.joinpath("usr/more").touch()
+    else:
+        link.unlink()
+        link.symlink_to("/etc/passwd")
+    said: list[str] = []
+    assert sysroot.made(said.append) == folder
+    assert light == ["packages", "wheels"] * 2 and any("damaged" in line for line in said)
+    assert sysroot.sums(folder) == (folder / sysroot.SUMS).read_text()
+
+
+def test_a_stopped_making_leaves_nothing(light: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(root: Path, progress: Callable[[str], None]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sysroot, "_install_wheels", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sysroot.made(silent)
+    assert not sysroot.is_made() and list(sysroot.place().parent.iterdir()) == []
+
+
+def test_without_apt_the_error_says_what_is_needed(light: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match="apt-get: is missing: the arm64 system is made of Debian packages"):
+        sysroot.made(silent)
+
+
+def test_a_failing_download_ends_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sysroot, "PACKAGES", ("no-such-package-anywhere",))
+    with pytest.raises(ToolError, match=r"apt-get: ended with 100: .*no-such-package-anywhere") as caught:
+        sysroot.made(silent)
+    assert "mirrors" in caught.value.hint and list((tmp_path / "cache/edgesdk/sysroots").iterdir()) == []
