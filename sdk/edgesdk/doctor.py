@@ -99,10 +99,11 @@ def _emulator() -> Check:
         command = f"sudo apt-get install {' '.join(package for _, package in missing)}"
         return Check("emulator", "missing", f"missing: {', '.join(tool for tool, _ in missing)}", purpose, command)
     try:
+        release = emulate.release()
         system = "its arm64 system is made" if sysroot.is_made() else "its arm64 system is made on first use"
     except EdgeError as error:
         return Check("emulator", "missing", error.message, purpose, error.hint)
-    return Check("emulator", "ok", f"{', '.join(emulate.TOOLS)}; {system}", purpose)
+    return Check("emulator", "ok", f"{emulate.QEMU} {release}; {system}", purpose)
 
 
 def _version(package: str) -> str:

@@ -90,7 +90,7 @@ def is_ready(profile: DeviceProfile) -> bool:
     """Whether a count for this device needs nothing to be set up first."""
     with contextlib.suppress(EdgeError):
         core(profile)
-        return all(map(shutil.which, TOOLS)) and sysroot.is_made()
+        return all(map(shutil.which, TOOLS)) and sysroot.is_made() and bool(release())
     return False
 
 
@@ -150,9 +150,9 @@ def count(
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
             raise ToolError(tool, "is missing: the emulator needs it", hint=f"sudo apt-get install {package}")
-    release = _release()
+    version = release()
     system = sysroot.made(progress)
-    qemu = [*_fixed_addresses(), QEMU, "-cpu", name, "-plugin", str(_plugin(release)), "-d", "plugin"]
+    qemu = [*_fixed_addresses(), QEMU, "-cpu", name, "-plugin", str(_plugin(version)), "-d", "plugin"]
     with tempfile.TemporaryDirectory(prefix="edgesdk-emulate-") as scratch:
         prefix, log, given = Path(scratch, "prefix"), Path(scratch, "log"), Path(scratch, "feed.npz")
         _lay_out(prefix, system, profile)
@@ -169,29 +169,40 @@ def count(
         ]
     n = told["counted"]
     if len(windows) != 2 * n:
-        raise ToolError(QEMU, f"{len(windows)} windows were counted, {2 * n} were run", hint="is this QEMU newer than 10?")
+        raise ToolError(
+            QEMU, f"{len(windows)} windows were counted, {2 * n} were run", hint=f"known to work is 7.2; this is {version}"
+        )
     empty, whole = min(windows[:n]), min(windows[n:])
     by_class = {kind: max(0, a - b) for kind, a, b in zip(CLASSES, whole[1:], empty[1:], strict=True)}
     comparison = told["comparison"]
     return Count(
         sum(by_class.values()), by_class, tuple(window[0] for window in windows[n:]), empty[0],
-        f"emulated {profile.get('cpu', str)} ({QEMU} {release})", f"{told['facts']}, one thread",
+        f"emulated {profile.get('cpu', str)} ({QEMU} {version})", f"{told['facts']}, one thread",
         None if comparison is None else golden.Comparison(**comparison),
     )  # fmt: skip
 
 
-def _release() -> str:
-    done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False)
-    found = re.search(r"version (\d+\.\d+)", done.stdout)
+def release() -> str:
+    """The version of QEMU. Raises ToolError for one that takes no plugins, as those that are linked statically."""
+    told = ""
+    for question in ("--version", "--help"):
+        done = subprocess.run([QEMU, question], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        told += done.stdout
+    found = re.search(r"version (\d+\.\d+)", told)
     if found is None:
-        raise ToolError(QEMU, "does not tell its version", done.stderr.strip())
+        raise ToolError(QEMU, "does not tell its version", told[-200:])
+    if "-plugin" not in told:
+        raise ToolError(
+            QEMU, f"version {found[1]} takes no plugins, as Debian 13 builds it, so nothing can be counted",
+            hint="use Debian 12's qemu-user, or build QEMU with --enable-plugins and put it first in PATH",
+        )  # fmt: skip
     return found[1]
 
 
-def _plugin(release: str) -> Path:
+def _plugin(version: str) -> Path:
     """The counting plugin for this QEMU, compiled on first use."""
     source = Path(__file__).with_name("emulate_plugin.c")
-    numbers = tuple(map(int, release.split(".")))
+    numbers = tuple(map(int, version.split(".")))
     api = 1 if numbers < (9, 0) else 2 if numbers < (9, 1) else 3 if numbers < (9, 2) else 4
     key = hashlib.sha256(source.read_bytes() + f"API {api}".encode()).hexdigest()[:16]
     built = engine_cache.root() / "emulator" / f"plugin-{key}.so"

@@ -68,7 +68,7 @@ def counted_by_plugin(words: list[int], folder: Path) -> dict[str, int]:
     program, log = folder / "program", folder / "log"
     program.write_bytes(arm_program(words))
     program.chmod(0o755)
-    plugin = emulate._plugin(emulate._release())
+    plugin = emulate._plugin(emulate.release())
     subprocess.run(
         [emulate.QEMU, "-cpu", "max", "-plugin", str(plugin), "-d", "plugin", "-D", str(log), str(program)], check=True
     )  # fmt: skip
@@ -196,6 +196,16 @@ def test_a_missing_tool_is_named_with_its_package(
     with pytest.raises(ToolError, match=f"{missing}: is missing") as caught:
         emulate.count(small_bundle, device.profile("raspberry-pi-4"))
     assert caught.value.hint == f"sudo apt-get install {package}"
+
+
+def test_a_qemu_without_plugins_is_said(small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = tmp_path / "qemu-aarch64"
+    pretender.write_text("#!/bin/sh\necho 'qemu-aarch64 version 10.0.13 (Debian)'; echo '-d item[,...]  enable logging'\n")
+    pretender.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ToolError, match=r"qemu-aarch64: version 10.0 takes no plugins") as caught:
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+    assert "--enable-plugins" in caught.value.hint and not emulate.is_ready(device.profile("raspberry-pi-4"))
 
 
 def test_a_guest_that_crashes_is_one_error(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
