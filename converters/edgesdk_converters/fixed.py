@@ -292,8 +292,12 @@ class _Builder:
                 scale = self._tensor(f"fixed/two_to_{int(exponents)}", np.array(2.0 ** int(exponents), np.float32))
             else:
                 scale = self._tensor(f"{name}/scale", np.exp2(exponents.astype(np.float64)).astype(np.float32))
-            attributes = {} if axis is None else {"axis": axis}
-            self._node("DequantizeLinear", [self._tensor(f"{name}/code", held), scale], result, **attributes)
+            code, attributes = self._tensor(f"{name}/code", held), {}
+            inputs = [code, scale]
+            if axis is not None:  # with a scale a channel ONNX Runtime's sign change at loading needs the zeros spelt out
+                attributes = {"axis": axis}
+                inputs.append(self._tensor(f"{name}/zero", np.zeros(len(exponents), held.dtype)))
+            self._node("DequantizeLinear", inputs, result, **attributes)
         return result
 
     def _tensor(self, name: str, values: Array) -> str:

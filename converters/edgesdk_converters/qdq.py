@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import MissingExtra
 
 try:
     import onnx
+    from onnx import numpy_helper
     from onnxruntime.quantization import QuantizationMode, QuantType
     from onnxruntime.quantization.calibrate import TensorData
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -98,6 +100,8 @@ def static(
     `ranges` maps tensors to (low, high), 0 between them. Tensors of `floats` are not rounded (in QDQ forms). With
     `reduce_range` weights have 7 bits: on x86 CPUs without VNNI sums of two products u8 x s8 saturate at 16 bits otherwise.
     """
+    _settle(proto)
+    shapes = {info.name: info.type for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in sorted(ranges.items())}
     common: tuple[Any, ...] = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
     with _quiet(), _inferred(proto):
@@ -107,8 +111,98 @@ def static(
         else:
             quantizer = ONNXQuantizer(proto, True, reduce_range, QuantizationMode.QLinearOps, True, *common)
         quantizer.quantize_model()
+        if not form.qdq:
+            _tell_shapes(quantizer.model.model, shapes, form.activation)
         quantizer.model.topological_sort()
     return _cleaned(quantizer.model.model)
+
+
+def _settle(proto: onnx.ModelProto) -> None:
+    """Gives the graph the form that the quantiser underneath expects, and does not check.
+
+    Every reader of a stored tensor has one of its own: of shared biases it makes copies under names that may be taken, and ONNX
+    Runtime fails on shared integers where it changes their sign at loading. A Gemm has a vector as bias and no factors: it
+    fails at other shapes and applies beta twice.
+    """
+    taken = {name for node in proto.graph.node for name in (*node.input, *node.output, node.name)}
+    taken |= {tensor.name for tensor in proto.graph.initializer}
+
+    def fresh(name: str) -> str:
+        found, count = name, 0
+        while found in taken:
+            count += 1
+            found = f"{name}/{count}"
+        taken.add(found)
+        return found
+
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    read: set[str] = set()
+    for node in proto.graph.node:
+        for place, name in enumerate(node.input):
+            if name in stored and stored[name].data_type == onnx.TensorProto.FLOAT and name in read:
+                own = onnx.TensorProto.FromString(stored[name].SerializeToString())
+                own.name = node.input[place] = fresh(f"{name}/own")
+                proto.graph.initializer.append(own)
+                stored[own.name] = proto.graph.initializer[-1]
+            read.add(name)
+    for place, node in reversed(list(enumerate(proto.graph.node))):
+        if node.op_type == "Gemm":
+            _settle_gemm(proto, place, stored, fresh)
+
+
+def _settle_gemm(proto: onnx.ModelProto, place: int, stored: Mapping[str, onnx.TensorProto], fresh: Callable[[str], str]) -> None:
+    """Moves the factors of the Gemm at a place into its stored tensors; makes its bias a vector, or an Add after it."""
+    node = proto.graph.node[place]
+    options = {attribute.name: attribute for attribute in node.attribute}
+    weight, bias = (stored.get(name) for name in (*node.input[1:3], "", "")[:2])
+    for factor, tensor in (("alpha", weight), ("beta", bias)):
+        if factor in options and tensor is not None:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(options[factor].f * values, values.dtype), tensor.name))
+            options[factor].f = 1.0
+    if bias is None or weight is None:
+        return
+    turned = "transB" in options and options["transB"].i
+    values = numpy_helper.to_array(bias)
+    if max(values.shape[:-1], default=1) == 1:
+        row = np.broadcast_to(values.reshape(-1), (weight.dims[0 if turned else 1],))
+        bias.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(row), bias.name))
+        return
+    product = fresh(f"{node.output[0]}/product")
+    add = onnx.helper.make_node("Add", [product, bias.name], [node.output[0]], name=fresh(f"{node.name}/bias"))
+    node.output[0] = product
+    del node.input[2:]
+    proto.graph.node.insert(place + 1, add)
+
+
+def _tell_shapes(proto: onnx.ModelProto, types: Mapping[str, onnx.TypeProto], kind: QuantType) -> None:
+    """Says what ONNX cannot infer: the shapes that ONNX Runtime's own integer operators give."""
+    ending = "_quantized"
+    for name in (name for node in proto.graph.node for name in node.output):
+        float_type = types.get(name.removesuffix(ending))
+        if name.endswith(ending) and float_type is not None:
+            info = onnx.ValueInfoProto(name=name, type=float_type)
+            info.type.tensor_type.elem_type = kind.tensor_type
+            proto.graph.value_info.append(info)
+
+
+def _gemm_channels(node: onnx.NodeProto, weight: onnx.TensorProto | None) -> int | None:
+    if weight is None:
+        return None
+    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return int(weight.dims[0 if turned else 1])
+
+
+def _pull_out(proto: onnx.ModelProto, place: int, bias: NDArray[Any], fresh: Callable[[str], str]) -> None:
+    """Turns the Gemm at a place into one without bias, and an Add of the bias (times beta)."""
+    node = proto.graph.node[place]
+    beta = next((attribute.f for attribute in node.attribute if attribute.name == "beta"), 1.0)
+    product, summand = fresh(f"{node.output[0]}/product"), fresh(f"{node.input[2]}/own")
+    add = onnx.helper.make_node("Add", [product, summand], [node.output[0]], name=fresh(f"{node.name}/bias"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(beta * bias, bias.dtype), summand))
+    node.output[0] = product
+    del node.input[2:]
+    proto.graph.node.insert(place + 1, add)
 
 
 def dynamic(proto: onnx.ModelProto, nodes: Sequence[str], *, reduce_range: bool) -> onnx.ModelProto:

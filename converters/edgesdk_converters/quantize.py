@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from . import qdq
+from . import graph, qdq
 from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .passes import Given
 
 try:
     import onnx
-    from onnx import version_converter
+    from onnx import numpy_helper, version_converter
 except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
@@ -103,7 +103,8 @@ class Quantize:
     def nodes(self, model: Model) -> list[str]:
         """Names of the nodes that this pass turns to integers, in graph order."""
         if self.flavour in qdq.FORMS:
-            wanted = {n.name for n in model.proto.graph.node if n.op_type in qdq.FORMS[self.flavour].operators}
+            inside = _within(model)
+            wanted = {n.name for n in inside if n.op_type in qdq.FORMS[self.flavour].operators}
         elif self.flavour == "fixed":
             from .fixed import MOVES
 
@@ -226,6 +227,46 @@ def named(model: Model) -> Model:
 def weighted(model: Model) -> list[str]:
     """Names of the nodes that do matrix work with stored weights, in graph order."""
     return [node.name for node in _with_constant_weights(model)]
+
+
+def _within(model: Model) -> list[onnx.NodeProto]:
+    """Weighted layers, and what lies between them: other operators only where all that they read and all that reads them is so.
+
+    A residual sum that a LayerNormalization reads, its epsilon, or the cube inside a GELU would lose in eight bits what the
+    float operators beside them need, and gain nothing: their neighbours want floats anyway. A mean over an image is an end.
+    """
+    nodes = [node for node in model.proto.graph.node if node.op_type in (*qdq.WEIGHTED, *qdq.BETWEEN)]
+    maker = {name: node.name for node in model.proto.graph.node for name in node.output}
+    readers: dict[str, set[str]] = {}
+    for node in graph.nodes(model.proto):
+        if not _pools(node, model):
+            for name in node.input:
+                readers.setdefault(name, set()).add(node.name)
+    inside = {node.name for node in nodes}
+    while True:
+        left = {
+            node.name
+            for node in nodes
+            if node.op_type not in qdq.WEIGHTED
+            and not (
+                all(maker[name] in inside for name in node.input if name in maker)
+                and all(readers.get(name, set()) <= inside for name in node.output)
+            )
+        }
+        if not left & inside:
+            return [node for node in nodes if node.name in inside]
+        inside -= left
+
+
+def _pools(node: onnx.NodeProto, model: Model) -> bool:
+    """Whether it reduces the two axes of an image, as global pooling is often written."""
+    if node.op_type not in ("ReduceMean", "ReduceMax"):
+        return False
+    axes = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"), None)
+    if axes is None and len(node.input) > 1:
+        stored = next((tensor for tensor in model.proto.graph.initializer if tensor.name == node.input[1]), None)
+        axes = None if stored is None else numpy_helper.to_array(stored).tolist()
+    return axes is not None and len(axes) == 2
 
 
 def _with_constant_weights(model: Model) -> list[onnx.NodeProto]:

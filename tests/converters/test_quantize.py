@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -80,7 +81,8 @@ def test_weights_are_stored_in_eight_bits(trained: tuple[Model, Given, Any], fla
     assert {a.dtype for a in quantised} <= {np.dtype(np.int8), np.dtype(np.uint8)}  # uint8: tensors that are added
     assert sum(a.size for a in quantised) >= 0.94 * sum(a.size for a in stored(model).values() if a.ndim > 1)
     before = sum(array.nbytes for array in stored(model).values())
-    assert sum(array.nbytes for array in stored(made).values()) <= 0.30 * before
+    narrow = any(node.op_type == "LayerNormalization" for node in model.proto.graph.node)  # rows of 64: more scales for a weight
+    assert sum(array.nbytes for array in stored(made).values()) <= (0.32 if narrow else 0.30) * before
 
 
 def test_weights_are_rounded_to_the_nearest_step_of_their_channel(net: tuple[Model, Given]) -> None:
@@ -249,3 +251,80 @@ def test_integers_of_the_model_itself_are_left_alone(build: Any) -> None:
     assert made.signature.inputs[0].dtype == "int64"
     sample = next(iter(real(source, 1)))
     assert relative_error(Reference(made).run(sample), Reference(source).run(sample)) < 0.05
+
+
+# --- graphs that the quantiser underneath cannot take as they are ------------------------------------
+
+
+def close(model: Model, made: Model, samples: Samples) -> float:
+    ours, theirs = Reference(made), Reference(model)
+    return max(relative_error(ours.run(sample), theirs.run(sample)) for sample in samples)
+
+
+STATIC: tuple[Flavour, ...] = ("u8s8", "s8s8", "tensorrt", "qoperator")
+
+
+@pytest.mark.parametrize("flavour", STATIC)
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (1,), (), (3, 5), (3, 1)])
+def test_a_gemm_may_add_what_gemm_allows(build: Any, flavour: Flavour, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.standard_normal((8, 5)).astype(np.float32), "c": (3 * rng.standard_normal(shape)).astype(np.float32)}
+    nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="dense", beta=0.5)]
+    model = Model.from_proto(build(nodes, [("x", [3, 8])], [("y", [3, 5])], weights), "m")
+    samples = real(model)
+    made = Quantize(flavour=flavour)(model, Given(model, samples))
+    assert 0 < close(model, made, samples) < 0.03
+
+
+@pytest.mark.parametrize("flavour", STATIC)
+def test_shared_biases_and_weights_whose_copies_have_names_that_are_taken(build: Any, flavour: Flavour) -> None:
+    rng = np.random.default_rng(6)
+    weights = {"w": rng.standard_normal((4, 4, 3, 3)).astype(np.float32) / 6, "b": rng.standard_normal(4).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["b2"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b2", "w", "b"], ["b3"], name="two", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["b3", "w", "b"], ["y"], name="three", pads=[1, 1, 1, 1]),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 4, 6, 6])], [("y", [1, 4, 6, 6])], weights), "m")
+    samples = real(model)
+    made = Quantize(flavour=flavour)(model, Given(model, samples))
+    assert 0 < close(model, made, samples) < 0.05
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    ort.InferenceSession(made.to_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def inside(model: Model, flavour: Flavour = "u8s8") -> set[str]:
+    return set(Quantize(flavour=flavour).nodes(named(model)))
+
+
+def test_what_lies_between_layers_is_quantised_and_what_floats_read_is_not(build: Any) -> None:
+    """A residual sum that a normalisation reads, its epsilon and a GELU's cube stay in float; a ResNet's sum does not."""
+    rng = np.random.default_rng(7)
+    weights = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("w1", "w2", "w3", "w4")}
+    weights |= {"eps": np.float32(1e-5), "third": np.float32(0.044)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["b"], name="second"),
+        helper.make_node("Add", ["r", "b"], ["s"], name="between"),
+        helper.make_node("MatMul", ["s", "w3"], ["c"], name="third"),
+        helper.make_node("Mul", ["c", "third"], ["d"], name="scaled"),
+        helper.make_node("Tanh", ["d"], ["t"], name="tanh"),
+        helper.make_node("Add", ["c", "t"], ["e"], name="stream"),
+        helper.make_node("ReduceMean", ["e"], ["m"], name="mean", axes=[-1]),
+        helper.make_node("Add", ["m", "eps"], ["v"], name="epsilon"),
+        helper.make_node("Sqrt", ["v"], ["q"], name="root"),
+        helper.make_node("Mul", ["e", "q"], ["n"], name="normal"),
+        helper.make_node("MatMul", ["n", "w4"], ["y"], name="last"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [3, 8])], [("y", [3, 8])], weights), "m")
+    layers = {"first", "second", "third", "last"}
+    assert inside(model) == layers | {"relu", "between"}
+    assert inside(model, "tensorrt") == layers | {"between"}
+
+
+def test_a_residual_net_is_quantised_throughout() -> None:
+    model = named(Model.load(NETS / "fashion_resnet.onnx"))
+    sums = {node.name for node in model.proto.graph.node if node.op_type == "Add"}
+    assert len(sums) >= 3 and sums <= inside(model) and sums <= inside(model, "tensorrt")
