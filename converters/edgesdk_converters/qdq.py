@@ -35,6 +35,9 @@ BETWEEN = (
 """Operators that ONNX Runtime's CPU computes on integers: between two quantised layers they need no way back to float."""
 
 
+AVERAGES = ("AveragePool", "GlobalAveragePool")
+
+
 @dataclass(frozen=True)
 class Form:
     """How one flavour writes integers: types of activations and weights, and the options of the quantiser underneath."""
@@ -73,16 +76,22 @@ FORMS: Mapping[str, Form] = {
 
 
 class _Quantizer(QDQQuantizer):  # type: ignore[misc]
-    """Leaves the tensors of `floats` alone, whoever reads them."""
+    """Leaves the tensors of `floats` alone, whoever reads them; gives averages a scale of their own.
+
+    The average of many values has a smaller range than they: with their scale a pooled feature would be a few steps high.
+    """
 
     floats: frozenset[str] = frozenset()
+    averages: frozenset[str] = frozenset()
 
     def quantize_activation_tensor(self, tensor_name: str) -> None:
         if tensor_name not in self.floats:
             super().quantize_activation_tensor(tensor_name)
 
     def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
-        if output_name not in self.floats:
+        if output_name in self.averages:
+            self.quantize_activation_tensor(output_name)
+        elif output_name not in self.floats:
             super().quantize_output_same_as_input(output_name, input_name, node_name)
 
 
@@ -108,6 +117,7 @@ def static(
         if form.qdq:
             quantizer = _Quantizer(proto, True, reduce_range, *common)
             quantizer.floats = frozenset(floats)
+            quantizer.averages = frozenset(n.output[0] for n in proto.graph.node if n.op_type in AVERAGES)
         else:
             quantizer = ONNXQuantizer(proto, True, reduce_range, QuantizationMode.QLinearOps, True, *common)
         quantizer.quantize_model()

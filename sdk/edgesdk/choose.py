@@ -144,7 +144,7 @@ def _repair(
         if not isinstance(first.error, ContractBroken) or not candidate.repairs:
             continue
         if best is not None and first.gain <= WORTH * best.gain:
-            groups[index][0] = replace(first, remark=f"; not repaired: it could be no faster than {best.candidate.name}")
+            groups[index][0] = replace(first, remark=f"; not repaired: no faster than {best.candidate.name}")
             continue
         groups[index] += repaired(candidate, tried, trial)
         done = _held(groups[index])

@@ -44,7 +44,7 @@ def _candidates(tried: Sequence[Mapping[str, Any]]) -> list[str]:
         drop, size, speed = (one.get(key) for key in ("accuracy_drop_points", "artifact_bytes", "speed_ratio"))
         counted = one.get("instruction_ratio")
         shown = "-" if speed is None else f"{speed:.2f}x {one.get('provenance', '')}"
-        shown = shown if counted is None else f"1/{counted:.2f} of its instructions"
+        shown = shown if counted is None else f"{counted:.2f}x by instructions, emulated"
         rows.append(
             (
                 str(one["name"]),

@@ -328,3 +328,25 @@ def test_a_residual_net_is_quantised_throughout() -> None:
     model = named(Model.load(NETS / "fashion_resnet.onnx"))
     sums = {node.name for node in model.proto.graph.node if node.op_type == "Add"}
     assert len(sums) >= 3 and sums <= inside(model) and sums <= inside(model, "tensorrt")
+
+
+def test_an_average_has_a_scale_of_its_own(build: Any) -> None:
+    """With the scale of what it averages, whose peaks are many times as high, a pooled feature would be a few steps high."""
+    rng = np.random.default_rng(8)
+    weights = {
+        "w": rng.standard_normal((8, 3, 1, 1)).astype(np.float32),
+        "v": rng.standard_normal((4, 8, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"),
+        helper.make_node("Conv", ["p", "v"], ["y"], name="second"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 3, 16, 16])], [("y", [1, 4, 1, 1])], weights), "m")
+    samples = real(model)
+    for flavour in ("u8s8", "s8s8", "tensorrt"):
+        made = Quantize(flavour=flavour)(model, Given(model, samples))
+        scales = {n.input[0]: float(stored(made)[n.input[1]]) for n in made.proto.graph.node if n.op_type == "QuantizeLinear"}
+        assert scales["p"] < 0.4 * scales["r" if flavour != "tensorrt" else "x"]
+        assert close(model, made, samples) < 0.02
