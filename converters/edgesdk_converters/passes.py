@@ -21,13 +21,14 @@ class Given:
 
     `source` is the model as the user gave it; `train` are calibration inputs (the user's, or seeded random ones:
     `train.synthetic`); `progress` takes a short message about what is being done; `cache` is a folder for ranges already
-    taken, None for no cache.
+    taken, None for no cache. `lessons` are all the samples that may be learned from, of which `train` are the first few.
     """
 
     source: Model
     train: Samples
     progress: Callable[[str], None] = silent
     cache: Path | None = None
+    lessons: Samples | None = None
 
 
 @runtime_checkable

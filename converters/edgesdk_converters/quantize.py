@@ -21,6 +21,8 @@ Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights",
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 Rounding = Literal["half_even", "half_up", "truncate"]
 STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
+LEARNING = ("u8s8", "s8s8", "tensorrt", "fixed")
+"""Flavours whose integers can be trained: those written as pairs of QuantizeLinear and DequantizeLinear."""
 WIDTHS: Mapping[str, Sequence[int]] = {"weights": (4, 8), "stored": range(2, 9), "fixed": range(2, 17)}
 """Of the flavours that know others than 8 bits."""
 PER_CHANNEL_OPSET = 13
@@ -42,6 +44,8 @@ class Quantize:
     `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
     (Nagel et al. 2019, arXiv 1906.04721). Nodes named in `keep` stay in float; if `only` is not empty, all others do.
+    `qat` is how many epochs of quantisation-aware training follow: the integers learn the answers of the source model, and the
+    labels where there are some, at `qat_learning_rate`, their scales staying as they are.
     `repair` is read by the export: whether other options are tried when the accuracy contract breaks.
     """
 
@@ -56,6 +60,8 @@ class Quantize:
     bias_correction: bool = False
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    qat: int = 0
+    qat_learning_rate: float = 2e-4
     repair: bool = True
 
     def __post_init__(self) -> None:
@@ -68,6 +74,8 @@ class Quantize:
             raise PassError(self.name, f"flavour {self.flavour} with rounding {self.rounding}; only flavour fixed has a choice")
         if self.bias_correction and self.flavour == "dynamic":
             raise PassError(self.name, "flavour dynamic has no bias correction; all others have it")
+        if self.qat and self.flavour not in LEARNING:
+            raise PassError(self.name, f"flavour {self.flavour} with qat; those that can learn are {', '.join(LEARNING)}")
         if not 50 < self.percentile <= 100:
             raise PassError(self.name, f"percentile is {self.percentile}; allowed: above 50, up to 100")
 
@@ -94,11 +102,18 @@ class Quantize:
         told = f"{self.flavour}: {len(weighted(model)) - left} weighted layers quantised, {left} left in float"
         options = {"flavour": self.flavour} | ({"bits": self.bits} if self.bits != 8 else {})
         try:
-            return model.changed(proto, Step(self.name, options, f"{told}{note}"))
+            made = model.changed(proto, Step(self.name, options, f"{told}{note}"))
         except ModelError as error:
             raise PassError(
                 self.name, f"the quantised model is not valid: {error.message}", "take another flavour, or --precision fp16"
             ) from error
+        return self._learned(made, given) if self.qat else made
+
+    def _learned(self, made: Model, given: Given) -> Model:
+        from .train import Training, train
+
+        how = Training(epochs=self.qat, learning_rate=self.qat_learning_rate)
+        return train(made, given.source, given.lessons or given.train, how, progress=given.progress).model
 
     def nodes(self, model: Model) -> list[str]:
         """Names of the nodes that this pass turns to integers, in graph order."""

@@ -33,7 +33,7 @@ except ImportError as _error:
 
 from .torch_operators import KNOWN_INPUTS, OPERATORS, Known, Operator, Value
 from .torch_operators.layers import pads, spatial
-from .torch_operators.quantised import RANGES, fake_quantise
+from .torch_operators.quantised import RANGES, fake_quantise, limits
 
 CLAIMED = frozenset(OPERATORS) | {"Constant", "If"}
 """Operators that to_torch takes, of the standard domain; If where its condition is known."""
@@ -123,7 +123,7 @@ class TorchModel(nn.Module):
         found = {}
         for name, held in self.held.items():
             place, _, leaf = held.path.rpartition(".")
-            values = getattr(self.get_submodule(place), leaf).detach().cpu().numpy()
+            values = getattr(self.get_submodule(place), leaf).detach().cpu().numpy().copy()  # training goes on
             if held.turned:
                 values = np.ascontiguousarray(values.T)
             if held.rounding is not None:
@@ -174,8 +174,8 @@ def _rounded(values: NDArray[Any], op: Operator, scale: Known, zero: Known | Non
         shape[axis] = -1
     step = scale.reshape(shape) if scale.size > 1 else scale.reshape(())
     middle: Any = 0 if zero is None else zero.reshape(shape).astype(np.int64) if zero.size > 1 else int(zero.reshape(-1)[0])
-    limits = np.iinfo(kind)
-    return np.asarray(np.clip(np.rint(values.astype(np.float64) / step) + middle, limits.min, limits.max).astype(kind))
+    low, high = limits(op, getattr(torch, kind.name))
+    return np.asarray(np.clip(np.rint(values.astype(np.float64) / step) + middle, low, high).astype(kind))
 
 
 class _Builder:
@@ -280,17 +280,31 @@ class _Builder:
         joined: set[str] = set()
         for node in self.nodes:
             if node.op_type == "QuantizeLinear" and self._fakeable(node):
-                pairs = readers.get(node.output[0], [])
-                if node.output[0] not in self.made.results and all(self._same_steps(node, pair) for pair in pairs):
+                clip = self._clip_after(node, readers)
+                codes = node if clip is None else clip
+                pairs = readers.get(codes.output[0], [])
+                free = codes.output[0] not in self.made.results and node.output[0] not in self.made.results
+                if pairs and free and all(self._same_steps(node, pair) for pair in pairs):
                     fake = helper.make_node("FakeQuantise", node.input, [pairs[0].output[0]], name=node.name)
                     fake.attribute.extend(node.attribute)
+                    if clip is not None:
+                        for name, bound in zip(("low", "high"), clip.input[1:], strict=True):
+                            fake.attribute.append(helper.make_attribute(name, int(self.made.known[bound].reshape(-1)[0])))
                     joined.update(pair.output[0] for pair in pairs)
+                    joined.update([codes.output[0]] if clip is not None else [])
                     yield fake
                     for pair in pairs[1:]:
                         yield helper.make_node("Identity", [pairs[0].output[0]], [pair.output[0]])
                     continue
             if node.output[0] not in joined:
                 yield node
+
+    def _clip_after(self, node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
+        """The Clip that narrows the codes of a QuantizeLinear to fewer bits, where it is their only reader."""
+        found = readers.get(node.output[0], [])
+        if len(found) != 1 or found[0].op_type != "Clip" or len(found[0].input) != 3:
+            return None
+        return found[0] if all(name in self.made.known for name in found[0].input[1:]) else None
 
     def _fakeable(self, node: onnx.NodeProto) -> bool:
         kind = (
@@ -345,6 +359,9 @@ class _Builder:
         self.made.register_parameter(name, nn.Parameter(floats))
         self.made.slots[f"{node.input[0]}/float"] = name
         marked = zero if zero is not None else np.zeros((), values.dtype)
+        if values.dtype != np.int32 and not marked.any() and values.dtype.kind == "i":  # as many bits as it has now, no more
+            widest = int(np.abs(values.astype(np.int64)).max(initial=1))
+            op = Operator(op.kind, op.opset, {**op.attributes, "low": -widest, "high": widest}, op.outputs)
         self.made.held[node.input[0]] = Held(name, rounding=(op, scale, marked))
         self.made.known[f"{node.input[0]}/zero"] = marked
         inputs = (f"{node.input[0]}/float", node.input[1], f"{node.input[0]}/zero")

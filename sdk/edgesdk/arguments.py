@@ -45,6 +45,8 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "metric": given["metric"] or said.metric,
         "on": given["on"],
     }
+    if given["qat"] is not None:
+        arguments["settings"]["quantize.qat"] = str(given["qat"])
     out: Path | None = path(given["out"], section.out)
     return model or _stated_model(said, folder), arguments, out
 

@@ -105,6 +105,7 @@ class Trial:
         self.origin = golden_pool.origin
         self.cases = [dict(case) for case in golden_pool.take(np.arange(min(GOLDEN_CASES, len(golden_pool))))]
         calibrate = fit if fit is not None else (synthetic if synthetic is not None else golden_pool)
+        self.lessons = calibrate
         self.calibrate = calibrate.take(np.arange(min(CALIBRATION_CASES, len(calibrate))))
         progress("running the source model")
         self.reference = Reference(source)
@@ -131,7 +132,7 @@ class Trial:
         from edgesdk_converters.passes import Given
         from edgesdk_converters.reference import Reference
 
-        given = Given(self.source, self.calibrate, self.progress, observe.default_cache())
+        given = Given(self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons)
         model = self.source
         for step in recipe.whole:
             model = Recipe((step,)).run(model, given)
@@ -164,7 +165,7 @@ class Trial:
         few = self.calibrate.take(np.arange(min(SENSITIVITY_CASES, len(self.calibrate))))
 
         def alone(names: tuple[str, ...]) -> Model:
-            return replace(step, only=names, keep=(), bias_correction=False)(model, given)
+            return replace(step, only=names, keep=(), bias_correction=False, qat=0)(model, given)
 
         return costliest(sensitivity(model, few, alone, step.layers(model), progress=self.progress))
 

@@ -165,6 +165,15 @@ def test_a_changed_weight_changes_that_tensor_alone_and_both_compute_the_same(sh
     assert changed.history[-1].name == "train"
 
 
+def test_weights_that_were_read_do_not_move_with_the_module(shared: Model) -> None:
+    made = to_torch(shared)
+    read = made.weights()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+    assert all(values.any() for values in read.values())
+
+
 def test_unchanged_weights_leave_every_byte_of_the_graph() -> None:
     for net in ("cnn", "mobilenet", "resnet", "vit"):
         source = Model.load(NETS / f"fashion_{net}.onnx")

@@ -26,9 +26,18 @@ def along(values: Tensor, op: Operator, x: Tensor) -> Tensor:
     return values.reshape(shape)
 
 
-def fake_quantise(op: Operator, x: Tensor, scale: Tensor, zero: Tensor | None, kind: torch.dtype) -> Tensor:
-    """x rounded to its steps, as float; the gradient is 1 inside the range and 0 outside."""
+def limits(op: Operator, kind: torch.dtype) -> tuple[int, int]:
+    """The least and the greatest code."""
     low, high = RANGES[kind]
+    return max(low, op.get("low", low)), min(high, op.get("high", high))
+
+
+def fake_quantise(op: Operator, x: Tensor, scale: Tensor, zero: Tensor | None, kind: torch.dtype) -> Tensor:
+    """x rounded to its steps, as float; the gradient is 1 inside the range and 0 outside.
+
+    The range is the type's, or narrower: that between the attributes `low` and `high`.
+    """
+    low, high = limits(op, kind)
     step = along(scale, op, x)
     middle = 0.0 if zero is None else along(zero, op, x).to(x.dtype)
     codes = x / step
