@@ -15,6 +15,7 @@ PASSES = {
     "expand": "edgesdk_converters.expand:Expand",
     "fold": "edgesdk_converters.fold:Fold",
     "half": "edgesdk_converters.half:Half",
+    "low_rank": "edgesdk_converters.low_rank:LowRank",
     "rotate": "edgesdk_converters.rotate:Rotate",
     "quantize": "edgesdk_converters.quantize:Quantize",
 }

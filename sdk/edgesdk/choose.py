@@ -21,6 +21,7 @@ from .repairs import repaired
 
 if TYPE_CHECKING:
     from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Pass
 
     from .exporting import Prepared
     from .trial import Trial
@@ -35,8 +36,12 @@ DENSE_SHARE = 0.5
 Build = Callable[[Candidate], Attempt]
 
 
-def candidates(backend: Target, precision: str, recipe: Recipe | None, settings: Mapping[str, str]) -> tuple[Candidate, ...]:
+def candidates(
+    backend: Target, precision: str, recipe: Recipe | None, settings: Mapping[str, str], shrinking: Sequence[Pass] = ()
+) -> tuple[Candidate, ...]:
     """The ways to try for a precision: one for a given recipe, some for int8, all that the target has for `auto`.
+
+    The passes of `shrinking` come after the first of the target's own.
 
     Raises RecipeError for settings of passes that none of them has.
     """
@@ -46,19 +51,27 @@ def candidates(backend: Target, precision: str, recipe: Recipe | None, settings:
     plain: list[Candidate] = []
     for each in asked:
         for name, data in backend.variants(each).items():
-            plain.append(Candidate(name, each, Recipe.from_plain(data, f"target {backend.name}")))
+            steps = Recipe.from_plain(data, f"target {backend.name}").whole
+            plain.append(Candidate(name, each, Recipe((*steps[:1], *shrinking, *steps[1:]))))
     known = {step.name for candidate in plain for step in candidate.recipe.whole}
     for key in settings:
         if key.partition(".")[0] not in known:
             raise RecipeError(f"--set {key}: no recipe of {backend.name} for {precision} has that pass; known: "
                               f"{', '.join(sorted(known))}")  # fmt: skip
     found: list[Candidate] = []
+    refused: list[PassError] = []
     for candidate in plain:
         names = {step.name for step in candidate.recipe.whole}
         own = {key: value for key, value in settings.items() if key.partition(".")[0] in names}
-        set_up = replace(candidate, recipe=candidate.recipe.with_settings(own))
+        try:
+            set_up = replace(candidate, recipe=candidate.recipe.with_settings(own))
+        except PassError as error:  # a width or a training that this way does not have, and another may
+            refused.append(error)
+            continue
         if set_up.recipe not in [other.recipe for other in found]:  # settings may make two alike
             found.append(set_up)
+    if not found:
+        raise refused[0]
     return tuple(found)
 
 

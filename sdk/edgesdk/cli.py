@@ -40,6 +40,8 @@ def cli() -> None:
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
 @click.option("--out", type=_PATH, help="Where the bundle goes (.edge directory or .zip).")
 @click.option("--precision", help="fp32 (default), fp16, int8, w8, w4, or auto: the fastest that holds the contract.")
+@click.option("--low-rank", type=float, help="Share of the weights to remove by factorising layers (0..1).")
+@click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after that, on --train.")
 @click.option("--qat", type=click.IntRange(1), help="Epochs of training after quantisation, on --train.")
 @click.option("--recipe", type=_PATH, help="A TOML file of passes, or a bundle whose recipe is followed again.")
 @click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")

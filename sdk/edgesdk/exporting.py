@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError
+from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import runner
@@ -30,6 +30,7 @@ from .trial import INTEGER, Trial
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Pass
     from edgesdk_converters.signature import Processing
 
 Array = NDArray[Any]
@@ -82,6 +83,8 @@ def export(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    low_rank: float | None = None,
+    finetune: int = 0,
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Bundle:
@@ -91,6 +94,7 @@ def export(
     machine is the device (target server, or `on="local"`), else by instructions where the emulator is set up (`on="emulator"`
     sets it up), else by estimate. `recipe` is a TOML file, or a bundle whose
     recipe is followed again.
+    `low_rank` (0..1) removes that share of the dense and convolution weights, and `finetune` epochs on `train` repair it.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -101,7 +105,8 @@ def export(
         model, target=target, device=device, precision=precision, recipe=recipe, settings=settings, shapes=shapes,
         constants=constants, weights=weights, processing=processing, data=data, train=train,
         max_drop=max_drop, max_slice_drop=max_slice_drop,
-        max_relative_error=max_relative_error, task=task, metric=metric, on=on, progress=progress,
+        max_relative_error=max_relative_error, task=task, metric=metric, low_rank=low_rank, finetune=finetune, on=on,
+        progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -126,6 +131,8 @@ def prepare(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    low_rank: float | None = None,
+    finetune: int = 0,
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Prepared:
@@ -143,7 +150,10 @@ def prepare(
     given, stated = _recipe(recipe)
     precision = precision or stated or "fp32"
     by = basis(backend, on)
-    candidates = choose.candidates(backend, precision, given, for_passes)
+    shrinking = _shrinking(low_rank, finetune)
+    if shrinking and given is not None:
+        raise RecipeError("--low-rank and a recipe were given; a recipe says all", "put the pass low_rank into the recipe")
+    candidates = choose.candidates(backend, precision, given, for_passes, shrinking)
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
     if not source.signature.inputs:
@@ -199,6 +209,17 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
     except ContractBroken as error:
         return Attempt(candidate, error=error, broken=Draft(manifest, compiled.files, layers))
     return Attempt(candidate, Prepared(manifest, files, report, candidate.recipe, layers))
+
+
+def _shrinking(low_rank: float | None, finetune: int) -> tuple[Pass, ...]:
+    """The passes that make a model smaller before its precision is changed."""
+    if low_rank is None:
+        if finetune:
+            raise RecipeError("--finetune without a pass to repair", "give --low-rank FRACTION; --qat trains integers")
+        return ()
+    from edgesdk_converters.low_rank import LowRank
+
+    return (LowRank(removed=low_rank, finetune=finetune),)
 
 
 def _layers(model: Model) -> tuple[Layer, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import sys
@@ -29,11 +30,14 @@ from edgesdk_targets.target import Compiled, Segment, Target
 if TYPE_CHECKING:
     from edgesdk_converters.calibration import Samples
     from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Given, Pass
     from edgesdk_converters.sensitivity import LayerSensitivity
 Array = NDArray[Any]
 GOLDEN_CASES = 3
 INTEGER = frozenset(["int8", "w8", "w4"])
 """Precisions that are not the same function up to rounding."""
+KEPT_MODELS = 4
+"""Of those between the passes that are kept for the next candidate."""
 CALIBRATION_CASES = 128
 KEPT_ANSWERS_BYTES = 200_000_000
 """Of the source's outputs on the check data: candidates are held against the same ones."""
@@ -111,6 +115,7 @@ class Trial:
         self.reference = Reference(source)
         self.wanted = [self.reference.run(case) for case in self.cases]
         self.answers: list[dict[str, Array]] = []
+        self._made: dict[str, Model] = {}
 
     def assume(self, max_drop_points: float, precisions: Set[str]) -> None:
         """Bound the loss of integers on labelled data where the user stated no bound at all."""
@@ -134,8 +139,8 @@ class Trial:
 
         given = Given(self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons)
         model = self.source
-        for step in recipe.whole:
-            model = Recipe((step,)).run(model, given)
+        for index, step in enumerate(recipe.whole):
+            model = self._after(recipe.whole[: index + 1], given)
             session = Reference(model)
             off = accuracy.distance(map(session.run, self.cases), self.wanted)
             if bound is not None and not off.relative <= bound:
@@ -144,6 +149,18 @@ class Trial:
                     _parity_hint(step.name),
                 )
         return model
+
+    def _after(self, steps: Sequence[Pass], given: Given) -> Model:
+        """The source after some passes; what was done already is not done again, as candidates share their first steps."""
+        if not steps:
+            return self.source
+        key = json.dumps(Recipe(tuple(steps)).to_plain(), sort_keys=True)
+        if key not in self._made:
+            made = Recipe((steps[-1],)).run(self._after(steps[:-1], given), given)
+            if len(self._made) >= KEPT_MODELS:
+                self._made.pop(next(reversed(self._made)))  # the oldest are the first steps, which are shared most
+            self._made[key] = made
+        return self._made[key]
 
     def most_sensitive(self, recipe: Recipe) -> tuple[LayerSensitivity, ...]:
         """The layers that a recipe's quantise pass turns to integers, those first whose noise is worth most to be rid of.
@@ -161,7 +178,7 @@ class Trial:
         step = recipe.whole[place]
         assert isinstance(step, Quantize)
         given = Given(self.source, self.calibrate, self.progress, observe.default_cache())
-        model = named(Recipe(recipe.whole[:place]).run(self.source, given))
+        model = named(self._after(recipe.whole[:place], given))
         few = self.calibrate.take(np.arange(min(SENSITIVITY_CASES, len(self.calibrate))))
 
         def alone(names: tuple[str, ...]) -> Model:

@@ -1,0 +1,78 @@
+"""Exports that make the network itself smaller, under a contract: low rank, fine-tuning, training of integers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgesdk
+from edgesdk.exporting import prepare
+from edgesdk_converters.errors import ContractBroken, PassError, RecipeError
+
+from ..fashion import samples
+from .conftest import run_here
+
+NETS = Path(__file__).parents[2] / "examples" / "fashion"
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return {"data": samples("t10k", 0, 400), "train": samples("train", 0, 600)}
+
+
+def test_a_smaller_network_is_fine_tuned_before_its_precision_changes(data: dict[str, Any], tmp_path: Path) -> None:
+    how: dict[str, Any] = {"target": "server", "max_drop": 5.0, **data}
+    made = edgesdk.export(NETS / "fashion_cnn.onnx", precision="int8", low_rank=0.3, finetune=1, out=tmp_path / "a.edge", **how)
+    assert [step["name"] for step in made.manifest.history] == ["fold", "low_rank", "train", "quantize"]
+    assert made.manifest.contract["status"] == "passed"
+    again = edgesdk.export(NETS / "fashion_cnn.onnx", recipe=tmp_path / "a.edge", out=tmp_path / "b.edge", **how)
+    assert again.digest == made.digest, "training is part of the recipe, and repeats to the byte"
+
+
+def test_without_repair_the_contract_stops_it(data: dict[str, Any]) -> None:
+    with pytest.raises(ContractBroken, match="top-1 accuracy drops"):
+        prepare(NETS / "fashion_cnn.onnx", target="server", low_rank=0.7, max_drop=2.0, **data)
+    with pytest.raises(ContractBroken, match="pass low_rank moved output 'logits'"):
+        prepare(NETS / "fashion_cnn.onnx", target="server", low_rank=0.7)
+
+
+def test_trained_integers_hold_what_rounded_ones_do_not(data: dict[str, Any]) -> None:
+    how: dict[str, Any] = {
+        "target": "server", "precision": "int8", "max_drop": 12.0, **data,
+        "settings": {"quantize.flavour": "fixed", "quantize.bits": "4", "quantize.repair": "false"},
+    }  # fmt: skip
+    net = NETS / "fashion_mobilenet.onnx"
+    with pytest.raises(ContractBroken):
+        prepare(net, **how)
+    made = prepare(net, **(how | {"settings": how["settings"] | {"quantize.qat": "3"}}))
+    assert made.report.contract.status == "passed"
+    assert [step["name"] for step in made.manifest.history] == ["fold", "quantize", "train"]
+
+
+def test_the_command_says_what_was_removed(data: dict[str, Any], tmp_path: Path) -> None:
+    for name, arrays in data.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    common = f"export {NETS / 'fashion_cnn.onnx'} --target server --data data.npz --train train.npz --max-drop 6"
+    done = run_here(f"{common} --low-rank 0.3 --finetune 1 --out a.edge --json", tmp_path)
+    assert done.code == 0, done.err
+    assert any("layers factorised" in note for note in json.loads(done.out)["notes"])
+    assert "training: epoch 1 of 1" in done.err
+    done = run_here(f"{common} --precision int8 --qat 1 --out b.edge", tmp_path)
+    assert done.code == 0 and "train: " in done.out, done.err
+
+
+def test_what_does_not_go_together_is_said(data: dict[str, Any], tmp_path: Path) -> None:
+    net = NETS / "fashion_cnn.onnx"
+    (tmp_path / "r.toml").write_text('[[whole]]\npass = "fold"\n')
+    with pytest.raises(RecipeError, match="a recipe says all"):
+        prepare(net, target="server", low_rank=0.3, recipe=tmp_path / "r.toml")
+    with pytest.raises(RecipeError, match="--finetune without a pass to repair"):
+        prepare(net, target="server", finetune=2)
+    with pytest.raises(PassError, match=r"removed is 0.*; allowed"):
+        prepare(net, target="server", low_rank=0.0)
+    with pytest.raises(PassError, match="finetune learns from data"):
+        prepare(net, target="server", low_rank=0.3, finetune=1)
