@@ -1,6 +1,6 @@
 """`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
 
-python -m tests.bench [imports] [overhead] [fold] [precisions] [models]
+python -m tests.bench [imports] [overhead] [fold] [precisions] [smaller] [models]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 import edgesdk
 
-from . import bench_quantised
+from . import bench_quantised, bench_smaller
 from .bench_quantised import show
 
 ROOT = Path(__file__).parents[1]
@@ -197,7 +197,18 @@ def precisions() -> None:
     print("\n".join(missing), end="\n\n")
 
 
-SECTIONS = {"imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "models": models}
+def smaller() -> None:
+    """Low rank and few bits, plain and trained: accuracy, size, speed to the net as it was, 1 thread."""
+    found = []
+    for row in bench_smaller.rows():
+        found.append(row)
+        print(*row, flush=True, file=sys.stderr)
+    show(bench_smaller.HEADS, found)
+
+
+SECTIONS = {
+    "imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "smaller": smaller, "models": models,
+}  # fmt: skip
 
 
 def main() -> None:
