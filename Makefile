@@ -21,7 +21,7 @@ test-slow: $(VENV)/.dev packages models
 bench: $(VENV)/.dev packages models
 	$(PY) -m tests.bench
 
-# Other tools on the same networks, each in an environment of its own under build/peers: gigabytes, and half an hour.
+# Other tools on the same networks, each in an environment of its own under build/peers: gigabytes, and a quarter of an hour.
 bench-peers: $(VENV)/.dev packages models
 	$(PY) -m tests.bench_peers
 

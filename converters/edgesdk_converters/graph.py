@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -91,6 +91,22 @@ def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from graph.node
     for function in model.functions:
         yield from function.node
+
+
+def fresh_names(model: onnx.ModelProto) -> Callable[[str], str]:
+    """A function from a wished name to one that no value or node of the model has, nor an earlier answer."""
+    taken = {name for node in nodes(model) for name in (*node.input, *node.output, node.name)}
+    taken |= {name for graph in all_graphs(model) for name in (tensor.name for tensor in graph.initializer)}
+
+    def fresh(wished: str) -> str:
+        found, count = wished, 0
+        while found in taken:
+            count += 1
+            found = f"{wished}/{count}"
+        taken.add(found)
+        return found
+
+    return fresh
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:

@@ -62,11 +62,11 @@ class LowRank:
                 f"give removed={most - 0.005:.2f} or less",
             )  # fmt: skip
         ranks: dict[str, int] = {}
-        taken = {name for node in proto.graph.node for name in (*node.input, *node.output, node.name)}
+        fresh = graphs.fresh_names(proto)
         for one in spectra:
             if one.kept(threshold) < one.weights:
                 ranks[graphs.node_label(one.node)] = one.rank(threshold)
-                _replace(proto, one, one.rank(threshold), _fresh(taken))
+                _replace(proto, one, one.rank(threshold), fresh)
         after = sum(one.kept(threshold) for one in spectra)
         note = f"{len(ranks)} of {len(spectra)} layers factorised at a threshold of {threshold:.4g}, "
         note += f"{1 - after / before:.1%} of {before:,} weights gone"
@@ -182,18 +182,6 @@ def _replace(proto: onnx.ModelProto, one: _Spectrum, rank: int, fresh: Callable[
         proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values.astype(np.float32)), name))
     place = next(index for index, other in enumerate(proto.graph.node) if other is node or other.output[:] == node.output[:])
     proto.graph.node.insert(place, first)
-
-
-def _fresh(taken: set[str]) -> Callable[[str], str]:
-    def fresh(name: str) -> str:
-        found, count = name, 0
-        while found in taken:
-            count += 1
-            found = f"{name}/{count}"
-        taken.add(found)
-        return found
-
-    return fresh
 
 
 def _options(node: onnx.NodeProto) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MissingExtra
+from .graph import fresh_names
 
 try:
     import onnx
@@ -134,17 +135,7 @@ def _settle(proto: onnx.ModelProto) -> None:
     Runtime fails on shared integers where it changes their sign at loading. A Gemm has a vector as bias and no factors: it
     fails at other shapes and applies beta twice.
     """
-    taken = {name for node in proto.graph.node for name in (*node.input, *node.output, node.name)}
-    taken |= {tensor.name for tensor in proto.graph.initializer}
-
-    def fresh(name: str) -> str:
-        found, count = name, 0
-        while found in taken:
-            count += 1
-            found = f"{name}/{count}"
-        taken.add(found)
-        return found
-
+    fresh = fresh_names(proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     read: set[str] = set()
     for node in proto.graph.node:
