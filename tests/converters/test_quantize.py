@@ -264,6 +264,11 @@ def close(model: Model, made: Model, samples: Samples) -> float:
 STATIC: tuple[Flavour, ...] = ("u8s8", "s8s8", "tensorrt", "qoperator")
 
 
+def unsaturated(flavour: Flavour) -> Quantize:
+    """Integer operators saturate at 8-bit weights on x86 CPUs without VNNI, whatever the maths of the graph."""
+    return Quantize(flavour=flavour, reduce_range=flavour == "qoperator")
+
+
 @pytest.mark.parametrize("flavour", STATIC)
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (1,), (), (3, 5), (3, 1)])
 def test_a_gemm_may_add_what_gemm_allows(build: Any, flavour: Flavour, shape: tuple[int, ...]) -> None:
@@ -272,7 +277,7 @@ def test_a_gemm_may_add_what_gemm_allows(build: Any, flavour: Flavour, shape: tu
     nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="dense", beta=0.5)]
     model = Model.from_proto(build(nodes, [("x", [3, 8])], [("y", [3, 5])], weights), "m")
     samples = real(model)
-    made = Quantize(flavour=flavour)(model, Given(model, samples))
+    made = unsaturated(flavour)(model, Given(model, samples))
     assert 0 < close(model, made, samples) < 0.03
 
 
@@ -287,7 +292,7 @@ def test_shared_biases_and_weights_whose_copies_have_names_that_are_taken(build:
     ]
     model = Model.from_proto(build(nodes, [("x", [1, 4, 6, 6])], [("y", [1, 4, 6, 6])], weights), "m")
     samples = real(model)
-    made = Quantize(flavour=flavour)(model, Given(model, samples))
+    made = unsaturated(flavour)(model, Given(model, samples))
     assert 0 < close(model, made, samples) < 0.05
     options = ort.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
