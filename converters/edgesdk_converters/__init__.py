@@ -16,8 +16,10 @@ PASSES = {
     "fold": "edgesdk_converters.fold:Fold",
     "half": "edgesdk_converters.half:Half",
     "low_rank": "edgesdk_converters.low_rank:LowRank",
+    "prune": "edgesdk_converters.prune:Prune",
     "rotate": "edgesdk_converters.rotate:Rotate",
     "quantize": "edgesdk_converters.quantize:Quantize",
+    "sparsify": "edgesdk_converters.sparsify:Sparsify",
 }
 GROUP = "edgesdk.passes"
 

@@ -21,7 +21,10 @@ class Given:
 
     `source` is the model as the user gave it; `train` are calibration inputs (the user's, or seeded random ones:
     `train.synthetic`); `progress` takes a short message about what is being done; `cache` is a folder for ranges already
-    taken, None for no cache. `lessons` are all the samples that may be learned from, of which `train` are the first few.
+    taken, and of trainings begun, None for no cache. `lessons` are all the samples that may be learned from, of which `train`
+    are the first few. `cost` is what the target takes for a model, in a unit of its own of which less is better (latency,
+    estimated or measured); None where nobody can say. `width_multiple` is of how many channels the target computes at once.
+    `max_drop_points` is what the accuracy contract allows to be lost, None where nothing was promised.
     """
 
     source: Model
@@ -29,6 +32,9 @@ class Given:
     progress: Callable[[str], None] = silent
     cache: Path | None = None
     lessons: Samples | None = None
+    cost: Callable[[Model], float] | None = None
+    width_multiple: int = 1
+    max_drop_points: float | None = None
 
 
 @runtime_checkable

@@ -43,6 +43,7 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "max_relative_error": given["max_relative_error"] if given["max_relative_error"] is not None else said.max_relative_error,
         "task": given["task"] or said.task or "auto",
         "metric": given["metric"] or said.metric,
+        "prune": given["prune"],
         "low_rank": given["low_rank"],
         "finetune": given["finetune"],
         "on": given["on"],

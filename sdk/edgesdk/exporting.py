@@ -23,13 +23,14 @@ from edgesdk_targets.target import Segment, Target, make
 
 from . import __version__, choose
 from .candidate import Attempt, Candidate, Draft
+from .costing import Costing
 from .ranking import basis
 from .sources import open_model
 from .trial import INTEGER, Trial
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
-    from edgesdk_converters.model import Model
+    from edgesdk_converters.model import Model, Step
     from edgesdk_converters.passes import Pass
     from edgesdk_converters.signature import Processing
 
@@ -83,6 +84,7 @@ def export(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    prune: float | None = None,
     low_rank: float | None = None,
     finetune: int = 0,
     on: str | None = None,
@@ -94,7 +96,8 @@ def export(
     machine is the device (target server, or `on="local"`), else by instructions where the emulator is set up (`on="emulator"`
     sets it up), else by estimate. `recipe` is a TOML file, or a bundle whose
     recipe is followed again.
-    `low_rank` (0..1) removes that share of the dense and convolution weights, and `finetune` epochs on `train` repair it.
+    `prune` (0..1) removes channels until that share of the weights is gone (`settings={"prune.budget": "macs"}`: of the MACs,
+    "cost": of what the target takes), `low_rank` factorises layers to the same end; `finetune` epochs on `train` repair either.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -105,8 +108,8 @@ def export(
         model, target=target, device=device, precision=precision, recipe=recipe, settings=settings, shapes=shapes,
         constants=constants, weights=weights, processing=processing, data=data, train=train,
         max_drop=max_drop, max_slice_drop=max_slice_drop,
-        max_relative_error=max_relative_error, task=task, metric=metric, low_rank=low_rank, finetune=finetune, on=on,
-        progress=progress,
+        max_relative_error=max_relative_error, task=task, metric=metric, prune=prune, low_rank=low_rank,
+        finetune=finetune, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -131,6 +134,7 @@ def prepare(
     max_relative_error: float | None = None,
     task: Task = "auto",
     metric: str = "",
+    prune: float | None = None,
     low_rank: float | None = None,
     finetune: int = 0,
     on: str | None = None,
@@ -150,9 +154,10 @@ def prepare(
     given, stated = _recipe(recipe)
     precision = precision or stated or "fp32"
     by = basis(backend, on)
-    shrinking = _shrinking(low_rank, finetune)
+    shrinking = _shrinking(prune, low_rank, finetune)
     if shrinking and given is not None:
-        raise RecipeError("--low-rank and a recipe were given; a recipe says all", "put the pass low_rank into the recipe")
+        told = "--prune or --low-rank and a recipe were given; a recipe says all"
+        raise RecipeError(told, f"put the pass {shrinking[0].name} into the recipe")
     candidates = choose.candidates(backend, precision, given, for_passes, shrinking)
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
@@ -162,6 +167,10 @@ def prepare(
         candidates = choose.fitting(candidates, source)
     calibrates = any(candidate.needs_calibration for candidate in candidates)
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
+    trial.width_multiple = backend.width_multiple
+    if any(getattr(step, "budget", "") == "cost" for candidate in candidates for step in candidate.recipe.whole):
+        progress("costing the source model")
+        trial.cost = Costing(backend, by, trial.cases[0], progress).of(source)
     trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates})
     if precision == choose.AUTO and not trial.promised:
         candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
@@ -179,6 +188,7 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
     precision = candidate.precision
     bound = contract.max_relative_error if contract.max_relative_error is not None else PARITY.get(precision, 2e-2)
     converted = trial.convert(candidate.recipe, bound if contract.max_drop_points is None else None)
+    recipe = _settled(candidate.recipe, converted.history)
     segment = Segment(converted)
     progress(f"checking against {backend.device.name}")
     backend.check(segment)
@@ -197,7 +207,7 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
             "opset": converted.opset,
             "ir": converted.proto.ir_version,
         },
-        recipe=candidate.recipe.to_plain(),
+        recipe=recipe.to_plain(),
         history=tuple(fields.plain(step) for step in converted.history),
         plan=compiled.plan,
         notes=compiled.notes,
@@ -208,18 +218,34 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
         manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
     except ContractBroken as error:
         return Attempt(candidate, error=error, broken=Draft(manifest, compiled.files, layers))
-    return Attempt(candidate, Prepared(manifest, files, report, candidate.recipe, layers))
+    return Attempt(candidate, Prepared(manifest, files, report, recipe, layers))
 
 
-def _shrinking(low_rank: float | None, finetune: int) -> tuple[Pass, ...]:
-    """The passes that make a model smaller before its precision is changed."""
-    if low_rank is None:
-        if finetune:
-            raise RecipeError("--finetune without a pass to repair", "give --low-rank FRACTION; --qat trains integers")
-        return ()
-    from edgesdk_converters.low_rank import LowRank
+def _shrinking(prune: float | None, low_rank: float | None, finetune: int) -> tuple[Pass, ...]:
+    """The passes that make a model smaller before its precision is changed, each followed by its training."""
+    found: list[Pass] = []
+    if prune is not None:
+        from edgesdk_converters.prune import Prune
 
-    return (LowRank(removed=low_rank, finetune=finetune),)
+        found.append(Prune(removed=prune, finetune=finetune))
+    if low_rank is not None:
+        from edgesdk_converters.low_rank import LowRank
+
+        found.append(LowRank(removed=low_rank, finetune=finetune))
+    if finetune and not found:
+        raise RecipeError("--finetune without a pass to repair", "give --prune or --low-rank FRACTION; --qat trains integers")
+    return tuple(found)
+
+
+def _settled(recipe: Recipe, history: Sequence[Step]) -> Recipe:
+    """The recipe with what measuring decided written down, so that it gives the same again."""
+    taken = tuple(step.options["taken"] for step in history if step.name == "prune")
+    return Recipe(
+        tuple(
+            replace(step, taken=taken) if getattr(step, "budget", "") == "cost" else step  # type: ignore[type-var]
+            for step in recipe.whole
+        )
+    )
 
 
 def _layers(model: Model) -> tuple[Layer, ...]:

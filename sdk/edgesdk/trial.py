@@ -63,6 +63,8 @@ class Trial:
         from edgesdk_converters.reference import Reference
 
         self.source, self.contract, self.progress = source, contract, progress
+        self.cost: Callable[[Model], float] | None = None
+        self.width_multiple = 1
         self.notes: list[str] = []
         check = _samples(data, source)
         fit = _samples(train, source)
@@ -137,7 +139,10 @@ class Trial:
         from edgesdk_converters.passes import Given
         from edgesdk_converters.reference import Reference
 
-        given = Given(self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons)
+        given = Given(
+            self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons, self.cost, self.width_multiple,
+            None if self.contract.metric else self.contract.max_drop_points,  # training can stop by top-1 alone
+        )  # fmt: skip
         model = self.source
         for index, step in enumerate(recipe.whole):
             model = self._after(recipe.whole[: index + 1], given)

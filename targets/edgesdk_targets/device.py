@@ -108,6 +108,8 @@ def this_machine() -> DeviceProfile:
         "cpu": Fact(cpu_model(), "operating system"),
         "int8_saturates": Fact(_saturates_u8s8(), "operating system: x86 without avx_vnni or avx512_vnni"),
     }
+    if "avx512f" in cpu_flags():  # ONNX Runtime, mlas/lib/platform.cpp: blocks of channels (NCHWc) are as wide as vectors
+        facts["width_multiple"] = Fact(16, "operating system: x86 with avx512f")
     memory = total_memory_bytes()
     if memory is not None:
         facts["memory_bytes"] = Fact(memory, "operating system")
@@ -138,12 +140,17 @@ def _saturates_u8s8() -> bool:
     """Whether this CPU adds two products u8 x s8 in 16 bits (VPMADDUBSW), as x86 does where it has no VNNI."""
     if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
         return False
+    flags = cpu_flags()
+    return not flags & {"avx_vnni", "avx512_vnni"}  # unknown: 7 bits are safe everywhere
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the operating system says an x86 CPU can do; empty where it does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return True  # unknown: 7 bits are safe everywhere
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return not {"avx_vnni", "avx512_vnni"} & set(flags)
+        return frozenset()
+    return frozenset(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
 def total_memory_bytes() -> int | None:

@@ -78,6 +78,8 @@ class Jetson(Target):
             "trt_builder_optimization_level": str(self.builder_level),
         }
         notes = []
+        if any(step.name == "sparsify" and step.options.get("of") == 4 for step in segment.model.history):
+            options["trt_sparsity_enable"] = "True"  # only Ampere and later gain by it, which all boards that take engines are
         if self.dla:
             options |= {"trt_dla_enable": "True", "trt_dla_core": str(self.dla_core), "trt_fp16_enable": "True"}
             notes.append(

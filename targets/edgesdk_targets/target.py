@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgesdk_converters.model import Model
 
 Role = Literal["whole", "head", "tail"]
+DEFAULT_WIDTH = 8
+"""Channels: vectors of eight 32-bit numbers, or of sixteen 16-bit ones by two, fit every device that we know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,11 @@ class Target:
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         """What the layers will cost on the device at a precision, totals first."""
         raise NotImplementedError
+
+    @property
+    def width_multiple(self) -> int:
+        """Of how many channels the device computes at once: layers of other widths can be slower than wider ones."""
+        return self.device.get("width_multiple", int) or DEFAULT_WIDTH
 
     def speed_ratio(self, layers: Sequence[Layer], precision: str) -> Figure:
         """How many times as fast as fp32 the layers will be, for ranking; unavailable where nothing is known of it."""

@@ -113,6 +113,15 @@ def test_dynamic_shapes_are_refused(model_of: Build) -> None:
     assert "--shape" in caught.value.hint
 
 
+def test_weights_that_are_two_in_four_are_told_to_tensorrt(small_convnet: Callable[..., Model]) -> None:
+    model = small_convnet()
+    sparse = model.changed(model.copy_proto(), Step("sparsify", {"kept": 2, "of": 4}))
+    for found, wanted in ((model, None), (sparse, "True")):
+        options = target().compile(Segment(found)).runtime.providers[0].options
+        assert options.get("trt_sparsity_enable") == wanted
+    assert "trt_sparsity_enable" in jetson_support._tables()["onnxruntime_tensorrt_options"]
+
+
 @pytest.mark.parametrize("level", [-1, 6])
 def test_the_builder_level_has_bounds(level: int, small_convnet: Callable[..., Model]) -> None:
     with pytest.raises(TargetError, match=rf"builder_level is {level}; allowed: 0 to 5"):

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that everybody gives it
 
-from .operator import DTYPES, Function, Operator
+from .operator import DTYPES, Function, Operator, Value
 
 
 def _plain(function: Callable[..., Any]) -> Function:
@@ -62,13 +63,17 @@ def _thresholded_relu(op: Operator, x: Tensor) -> Tensor:
     return torch.where(x > op.get("alpha", 1.0), x, torch.zeros_like(x))
 
 
-def _clip(op: Operator, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    below, above = op.get("min"), op.get("max")
-    low = torch.as_tensor(below, dtype=x.dtype, device=x.device) if below is not None else low
-    high = torch.as_tensor(above, dtype=x.dtype, device=x.device) if above is not None else high
-    if low is not None:
-        x = torch.maximum(x, low)
-    return x if high is None else torch.minimum(x, high)
+def _clip(op: Operator, x: Tensor, low: Value | None = None, high: Value | None = None) -> Tensor:
+    below, above = (
+        bound.reshape(-1)[0].item() if isinstance(bound, np.ndarray) else bound
+        for bound in (op.get("min", low), op.get("max", high))
+    )
+    if isinstance(below, Tensor) or isinstance(above, Tensor):
+        x = x if below is None else torch.maximum(x, torch.as_tensor(below).to(x))
+        return x if above is None else torch.minimum(x, torch.as_tensor(above).to(x))
+    if below is None and above is None:
+        return x
+    return torch.clamp(x, below, above)  # one pass, where maximum and minimum take ten in training
 
 
 def _prelu(op: Operator, x: Tensor, slope: Tensor) -> Tensor:

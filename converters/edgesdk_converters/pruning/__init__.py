@@ -1,0 +1,1 @@
+"""Pruning: which indices of which tensors go together, what they are worth, and the smaller graph without some of them."""
