@@ -24,7 +24,8 @@ class Given:
     taken, and of trainings begun, None for no cache. `lessons` are all the samples that may be learned from, of which `train`
     are the first few. `cost` is what the target takes for a model, in a unit of its own of which less is better (latency,
     estimated or measured); None where nobody can say. `width_multiple` is of how many channels the target computes at once.
-    `max_drop_points` is what the accuracy contract allows to be lost, None where nothing was promised.
+    `max_drop_points` is what the accuracy contract allows to be lost, None where nothing was promised. `training_device` is
+    torch's name of where passes learn.
     """
 
     source: Model
@@ -35,6 +36,7 @@ class Given:
     cost: Callable[[Model], float] | None = None
     width_multiple: int = 1
     max_drop_points: float | None = None
+    training_device: str = "cpu"
 
 
 @runtime_checkable

@@ -136,6 +136,7 @@ def learned(made: Model, given: Given, how: Training) -> Model:
     if samples.synthetic:
         name = made.history[-1].name if made.history else "train"
         raise PassError(name, f"finetune learns from data, and there are only {samples.origin}", "give --train FILE.npz")
+    how = replace(how, device=given.training_device)
     if how.stop_at_drop_points is None and how.validation_share:
         how = replace(how, stop_at_drop_points=given.max_drop_points)
     if any(step.name == "sparsify" for step in made.history):
@@ -152,6 +153,11 @@ class _Run:
             )
         self.student, self.how, self.progress = student, how, progress
         self.lesson = Lesson(student, teacher, samples, how, progress)
+        try:
+            torch.zeros(1, device=how.device)
+        except (RuntimeError, AssertionError) as error:  # torch has no one error for what is not there
+            told = " ".join(str(error).split()).split(". ")[0]
+            raise PassError("train", f"torch cannot train on {how.device!r}: {told}", "train on cpu") from error
         self.module = to_torch(student).to(how.device)
         self.module.results = (*self.module.results, *how.features)
         self.answer = Answers(self.module, samples)

@@ -46,6 +46,7 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "prune": given["prune"],
         "low_rank": given["low_rank"],
         "finetune": given["finetune"],
+        "training_device": given["train_on"],
         "on": given["on"],
     }
     if given["qat"] is not None:

@@ -43,6 +43,7 @@ def cli() -> None:
 @click.option("--prune", type=float, help="Share of the weights to remove by taking out channels and heads (0..1).")
 @click.option("--low-rank", type=float, help="Share of the weights to remove by factorising layers (0..1).")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after each of these, on --train.")
+@click.option("--train-on", default="cpu", help="Where training runs: torch's name of a device, cpu (default), cuda, mps.")
 @click.option("--qat", type=click.IntRange(1), help="Epochs of training after quantisation, on --train.")
 @click.option("--recipe", type=_PATH, help="A TOML file of passes, or a bundle whose recipe is followed again.")
 @click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")

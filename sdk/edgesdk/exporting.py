@@ -24,7 +24,7 @@ from edgesdk_targets.target import Segment, Target, make
 from . import __version__, choose
 from .candidate import Attempt, Candidate, Draft
 from .costing import Costing
-from .ranking import basis
+from .ranking import Basis, Ranking, basis, told
 from .sources import open_model
 from .trial import INTEGER, Trial
 
@@ -41,6 +41,8 @@ PARITY = {"fp32": 1e-4, "fp16": 2e-2, "w8": 0.1, "int8": 0.3, "w4": 0.5}
 
 Those of integers catch what is broken, and promise nothing: for that there is --max-drop.
 """
+SMALLER = ("prune", "low_rank")
+"""Passes after which the network has other layers: what comes of that is told beside the model that came in."""
 ASSUMED_MAX_DROP = 1.0
 """Points that integers may lose on labelled data when the user states no bound of his own."""
 
@@ -87,6 +89,7 @@ def export(
     prune: float | None = None,
     low_rank: float | None = None,
     finetune: int = 0,
+    training_device: str = "cpu",
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Bundle:
@@ -97,7 +100,8 @@ def export(
     sets it up), else by estimate. `recipe` is a TOML file, or a bundle whose
     recipe is followed again.
     `prune` (0..1) removes channels until that share of the weights is gone (`settings={"prune.budget": "macs"}`: of the MACs,
-    "cost": of what the target takes), `low_rank` factorises layers to the same end; `finetune` epochs on `train` repair either.
+    "cost": of what the target takes), `low_rank` factorises layers to the same end; `finetune` epochs on `train` repair either,
+    on `training_device` (torch's name of it).
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -109,7 +113,7 @@ def export(
         constants=constants, weights=weights, processing=processing, data=data, train=train,
         max_drop=max_drop, max_slice_drop=max_slice_drop,
         max_relative_error=max_relative_error, task=task, metric=metric, prune=prune, low_rank=low_rank,
-        finetune=finetune, on=on, progress=progress,
+        finetune=finetune, training_device=training_device, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -137,6 +141,7 @@ def prepare(
     prune: float | None = None,
     low_rank: float | None = None,
     finetune: int = 0,
+    training_device: str = "cpu",
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Prepared:
@@ -167,7 +172,7 @@ def prepare(
         candidates = choose.fitting(candidates, source)
     calibrates = any(candidate.needs_calibration for candidate in candidates)
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
-    trial.width_multiple = backend.width_multiple
+    trial.width_multiple, trial.training_device = backend.width_multiple, training_device
     if any(getattr(step, "budget", "") == "cost" for candidate in candidates for step in candidate.recipe.whole):
         progress("costing the source model")
         trial.cost = Costing(backend, by, trial.cases[0], progress).of(source)
@@ -179,7 +184,32 @@ def prepare(
     def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
 
-    return choose.choose(candidates, build, trial, backend, by)
+    made = choose.choose(candidates, build, trial, backend, by)
+    smaller = any(step.name in SMALLER for step in made.recipe.whole)
+    return _beside_source(made, backend, trial, by) if smaller and by != "estimated" else made
+
+
+def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis) -> Prepared:
+    """With its speed beside that of the model that came in, in fp32: a smaller network is not a faster one for that."""
+    recipe = Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")
+    whole = trial.convert(recipe, None)
+    compiled = backend.compile(Segment(whole))
+    manifest = Manifest(
+        name=trial.source.name, target=backend.name, device=backend.device.name, precision="fp32",
+        signature=whole.signature, runtime=compiled.runtime,
+    )  # fmt: skip
+    base = Attempt(Candidate("the source", "fp32", recipe), broken=Draft(manifest, compiled.files, _layers(whole)))
+    final = Attempt(Candidate("the result", made.manifest.precision, made.recipe), made)
+    (timed,) = Ranking(by, backend, base, trial).ranked([final])
+    if timed.speed is None or timed.speed.value is None:
+        return made
+    speed = replace(timed.speed, name=f"source_{timed.speed.name}", method=f"source: {timed.speed.method}")
+    beside = f"beside the model that came in: {told(speed)}"
+    if timed.gain < 1:
+        beside = f"SLOWER than the model that came in: {told(speed)}; --set prune.budget=cost goes by what the target takes"
+    report = made.report
+    report = replace(report, rows=(*report.rows, speed), notes=(*report.notes, beside))
+    return replace(made, report=report)
 
 
 def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) -> Attempt:

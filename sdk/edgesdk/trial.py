@@ -65,6 +65,7 @@ class Trial:
         self.source, self.contract, self.progress = source, contract, progress
         self.cost: Callable[[Model], float] | None = None
         self.width_multiple = 1
+        self.training_device = "cpu"
         self.notes: list[str] = []
         check = _samples(data, source)
         fit = _samples(train, source)
@@ -142,6 +143,7 @@ class Trial:
         given = Given(
             self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons, self.cost, self.width_multiple,
             None if self.contract.metric else self.contract.max_drop_points,  # training can stop by top-1 alone
+            self.training_device,
         )  # fmt: skip
         model = self.source
         for index, step in enumerate(recipe.whole):

@@ -15,7 +15,8 @@ UNITS = {
     "export_peak_memory_bytes": "bytes", "source_bytes": "bytes", "link_bytes": "bytes", "link_ms": "ms",
     "macs": "MAC", "params": "", "weight_bytes": "bytes", "energy_mj": "mJ", "fmax_mhz": "MHz", "accuracy": "",
     "source_accuracy": "", "accuracy_drop": "points", "max_abs_error": "", "relative_error": "", "provider_nodes": "",
-    "speed_ratio": "", "instructions": "", "instruction_ratio": "", "retention": "", "worst_slice_retention": "",
+    "speed_ratio": "", "instructions": "", "instruction_ratio": "", "source_speed_ratio": "",
+    "source_instruction_ratio": "", "retention": "", "worst_slice_retention": "",
 }  # fmt: skip
 
 

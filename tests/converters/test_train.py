@@ -530,3 +530,12 @@ def test_a_module_in_training_is_the_same_function_as_its_graph(pair: tuple[Mode
     with torch.no_grad():
         got = to_torch(student)(torch.as_tensor(row["x"])).numpy()
     np.testing.assert_allclose(got, Reference(student).run(row)["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu0", ""])
+def test_a_device_that_is_not_there_is_one_clear_error(pair: tuple[Model, Model, Samples], device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    student, teacher, samples = pair
+    with pytest.raises(PassError, match=f"torch cannot train on {device!r}"):
+        train(student, teacher, samples, replace(QUICK, device=device))

@@ -16,7 +16,7 @@ from edgesdk_converters.signature import Preprocess
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("target", "device", "precision", "recipe", "io_file", "weights", "data", "train", "max_drop", "max_slice_drop",
      "max_relative_error", "task", "metric", "out", "on", "qat", "prune", "low_rank")
-) | {"finetune": 0} | {"settings": (), "shapes": (), "constants": ()}  # fmt: skip
+) | {"finetune": 0, "train_on": "cpu"} | {"settings": (), "shapes": (), "constants": ()}  # fmt: skip
 FULL = """
 model = "net.onnx"
 data = "check.npz"

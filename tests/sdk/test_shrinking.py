@@ -58,6 +58,10 @@ def test_channels_go_in_the_widths_that_the_machine_likes_and_integers_follow(da
     graph = onnx.load_from_string(made.read("model.onnx")).graph
     widths = [t.dims[0] for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
     assert len(widths) > 10 and all(size % wide == 0 or size == 24 for size in widths), "24 is what narrow layers have"
+    speed = made.report().find("source_speed_ratio")
+    assert speed is not None and speed.value is not None and speed.provenance == "measured"
+    (note,) = (note for note in made.report().notes if "the model that came in" in note)
+    assert note.startswith("SLOWER") == (speed.value < 1)
     again = edgesdk.export(NETS / "fashion_mobilenet.onnx", recipe=tmp_path / "a.edge", out=tmp_path / "b.edge", **how)
     assert again.digest == made.digest
 
