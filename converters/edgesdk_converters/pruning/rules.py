@@ -8,19 +8,11 @@ from typing import cast
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper
 
 from .. import graph as graphs
-from .axes import Array, Axes, Axis, Fold, Rule, Tracer, Work
-
-
-def _options(node: onnx.NodeProto) -> dict[str, object]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _number(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+from . import shape_rules
+from .axes import Axes, Axis, Fold, Rule, Tracer, Work
+from .shape_rules import number
 
 
 def _same(look: Tracer, node: onnx.NodeProto) -> None:
@@ -55,7 +47,7 @@ def _conv(look: Tracer, node: onnx.NodeProto) -> None:
         return
     channels, (out, inner, *kernel) = x[1], w
     assert channels is not None and out is not None and inner is not None
-    groups = _number(node, "group", 1)
+    groups = number(node, "group", 1)
     if node.op_type == "ConvTranspose":
         out, inner = inner, out  # stored (in, out / groups): inner are all inputs, out those of one group
     result: Axis = out
@@ -117,8 +109,8 @@ def _gemm(look: Tracer, node: onnx.NodeProto) -> None:
     if a is None or b is None or len(a) != 2 or len(b) != 2:
         look.give_up(node)
         return
-    m, k = a[::-1] if _number(node, "transA", 0) else a
-    again, n = b[::-1] if _number(node, "transB", 0) else b
+    m, k = a[::-1] if number(node, "transA", 0) else a
+    again, n = b[::-1] if number(node, "transB", 0) else b
     look.tie(k, again)
     _roles(look, node, (m, k), (again, n))
     if len(node.input) > 2 and node.input[2]:
@@ -167,7 +159,7 @@ def _layer_norm(look: Tracer, node: onnx.NodeProto) -> None:
     if axes is None:
         look.give_up(node)
         return
-    first = _number(node, "axis", -1) % len(axes)
+    first = number(node, "axis", -1) % len(axes)
     for name in filter(None, node.input[1:]):
         stored = look.of(name)
         for axis, whole in zip((stored or ())[::-1], axes[::-1], strict=False):
@@ -186,7 +178,7 @@ def _along(look: Tracer, node: onnx.NodeProto) -> None:
         look.give_up(node)
         return
     default = 1 if node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and look.opset < 13 else -1
-    axis = _number(node, "axis", default) % max(1, len(axes))
+    axis = number(node, "axis", default) % max(1, len(axes))
     for index, found in enumerate(axes):
         if index == axis or (look.opset < 13 and index > axis):
             look.pin(found)
@@ -220,11 +212,11 @@ def _reduce(look: Tracer, node: onnx.NodeProto) -> None:
     axes = look.of(node.input[0])
     given = look.ints(node, "axes", 1)
     unknown = len(node.input) > 1 and node.input[1] and given is None
-    if axes is None or unknown or (not given and _number(node, "noop_with_empty_axes", 0)):
+    if axes is None or unknown or (not given and number(node, "noop_with_empty_axes", 0)):
         look.give_up(node)
         return
     reduced = {index % len(axes) for index in given} if given else set(range(len(axes)))
-    keep = _number(node, "keepdims", 1)
+    keep = number(node, "keepdims", 1)
     result: list[Axis] = []
     for index, axis in enumerate(axes):
         if index not in reduced:
@@ -242,221 +234,20 @@ def _arg(look: Tracer, node: onnx.NodeProto) -> None:
     if axes is None:
         look.give_up(node)
         return
-    axis = _number(node, "axis", 0) % len(axes)
+    axis = number(node, "axis", 0) % len(axes)
     look.pin(axes[axis])
     rest: list[Axis] = list(axes)
-    rest[axis : axis + 1] = [look.new(1)] if _number(node, "keepdims", 1) else []
+    rest[axis : axis + 1] = [look.new(1)] if number(node, "keepdims", 1) else []
     look.set(node, rest)
-
-
-def _concat(look: Tracer, node: onnx.NodeProto) -> None:
-    found = [look.of(name) for name in node.input]
-    if any(axes is None for axes in found):
-        look.give_up(node)
-        return
-    parts = cast("list[Axes]", found)
-    axis = _number(node, "axis", 1) % len(parts[0])
-    result: list[Axis] = list(parts[0])
-    for axes in parts[1:]:
-        for index, (first, other) in enumerate(zip(parts[0], axes, strict=True)):
-            if index != axis:
-                look.tie(first, other)
-    along = [axes[axis] for axes in parts]
-    if any(part is None for part in along):
-        look.give_up(node)
-        return
-    result[axis] = np.concatenate(cast("list[Array]", along))
-    look.set(node, result)
-
-
-def _split(look: Tracer, node: onnx.NodeProto) -> None:
-    axes = look.of(node.input[0])
-    axis = _number(node, "axis", 0) % len(axes) if axes else 0
-    shapes = [look.shape(name) for name in node.output]
-    whole = axes[axis] if axes else None
-    sizes = [shape[axis] if shape is not None else None for shape in shapes]
-    if axes is None or whole is None or not all(isinstance(size, int) for size in sizes):
-        look.give_up(node)
-        return
-    begin = 0
-    for name, size in zip(node.output, cast("list[int]", sizes), strict=True):
-        part = list(axes)
-        part[axis] = whole[begin : begin + size]
-        begin += size
-        look.axes[name] = tuple(part)
-        _stays_alone(look, part[axis])
-
-
-def _stays_alone(look: Tracer, axis: Axis) -> None:
-    """A part of one index cannot lose it."""
-    if axis is not None and len(axis) == 1:
-        look.pin(axis)
-
-
-def slices(look: Tracer, node: onnx.NodeProto) -> dict[int, slice] | None:
-    """What a Slice takes along each axis that it cuts; None where that is not stored."""
-    axes = look.of(node.input[0])
-    if axes is None:
-        return None
-    starts, ends = look.ints(node, "starts", 1), look.ints(node, "ends", 2)
-    places = look.ints(node, "axes", 3)
-    steps = look.ints(node, "steps", 4)
-    named = [len(node.input) > index and bool(node.input[index]) for index in (3, 4)]
-    if starts is None or ends is None or (named[0] and places is None) or (named[1] and steps is None):
-        return None
-    places = list(range(len(starts))) if places is None else [place % len(axes) for place in places]
-    steps = [1] * len(starts) if steps is None else steps
-    found = {}
-    for place, start, end, step in zip(places, starts, ends, steps, strict=True):
-        axis = axes[place]
-        if axis is None:
-            return None
-        end_or_none = None if step < 0 and end < -len(axis) else end
-        found[place] = slice(start, end_or_none, step)
-    return found
-
-
-def _slice(look: Tracer, node: onnx.NodeProto) -> None:
-    axes, cuts = look.of(node.input[0]), slices(look, node)
-    if axes is None or cuts is None:
-        look.give_up(node)
-        return
-    result = list(axes)
-    for place, cut in cuts.items():
-        axis = axes[place]
-        assert axis is not None
-        part = axis[cut]
-        if cut.step != 1:
-            look.pin(axis)  # its bounds cannot be moved one by one
-        result[place] = part
-        _stays_alone(look, part)
-    look.set(node, result)
-
-
-def _gather(look: Tracer, node: onnx.NodeProto) -> None:
-    data, indices = look.of(node.input[0]), look.value(node.input[1])
-    places = look.of(node.input[1])
-    if data is None or places is None:
-        look.give_up(node)
-        return
-    axis = _number(node, "axis", 0) % len(data)
-    whole = data[axis]
-    if whole is not None and indices is not None and indices.ndim == 1 and node.input[0] not in look.constant:
-        _stays_alone(look, whole[indices])
-        if len(np.unique(indices)) == len(indices):
-            look.set(node, [*data[:axis], whole[indices], *data[axis + 1 :]])
-            return
-    look.pin(whole)
-    if indices is not None:
-        look.pin_all(node.input[1])
-    if node.input[0] in look.constant:  # an embedding
-        look.produced += [found for index, found in enumerate(data) if index != axis and found is not None]
-    look.set(node, [*data[:axis], *places, *data[axis + 1 :]])
-
-
-def _transpose(look: Tracer, node: onnx.NodeProto) -> None:
-    axes = look.of(node.input[0])
-    if axes is None:
-        look.give_up(node)
-        return
-    order = look.ints(node, "perm") or list(range(len(axes)))[::-1]
-    look.set(node, [axes[place] for place in order])
-
-
-def _reshape(look: Tracer, node: onnx.NodeProto) -> None:
-    """Reshape, Flatten, Squeeze and Unsqueeze: axes of one size pass, products are folded."""
-    axes, shape = look.of(node.input[0]), look.shape(node.output[0])
-    if axes is None or shape is None or 0 in shape:
-        look.give_up(node)
-        return
-    before, after = [_size(axis) for axis in axes], list(shape)
-    result: list[Axis] = [look.new(1) if size == 1 else None for size in after]
-    old = [index for index, size in enumerate(before) if size != 1]
-    new = [index for index, size in enumerate(after) if size != 1]
-    if old and new and before[old[0]] is None and not isinstance(after[new[0]], int):  # a dynamic batch
-        old, new = old[1:], new[1:]
-    if any(before[index] is None for index in old) or not all(isinstance(after[index], int) for index in new):
-        look.give_up(node)
-        return
-    for some, others in _matched([cast("int", before[i]) for i in old], [cast("int", after[i]) for i in new]):
-        factors = [cast("NDArray[np.int64]", axes[old[index]]) for index in some]
-        sizes = [cast("int", after[new[index]]) for index in others]
-        if len(factors) == 1 and len(sizes) == 1:
-            made = factors
-        else:
-            flat = factors[0] if len(factors) == 1 else look.new(math.prod(len(factor) for factor in factors))
-            made = [flat] if len(sizes) == 1 else [look.new(size) for size in sizes]
-            if len(factors) > 1:
-                look.folds.append(Fold(flat, tuple(factors)))
-            if len(sizes) > 1:
-                look.folds.append(Fold(flat, tuple(made)))
-        for index, axis in zip(others, made, strict=True):
-            result[new[index]] = axis
-    if len(node.input) > 1:
-        look.pin_all(node.input[1])
-    look.set(node, result)
-
-
-def _size(axis: Axis) -> int | None:
-    return None if axis is None else len(axis)
-
-
-def _matched(a: Sequence[int], b: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Runs of both that have the same product, as short as can be."""
-    found, i, j = [], 0, 0
-    while i < len(a) and j < len(b):
-        some, others = [i], [j]
-        left, right = a[i], b[j]
-        while left != right:
-            if left < right:
-                some.append(some[-1] + 1)
-                left *= a[some[-1]]
-            else:
-                others.append(others[-1] + 1)
-                right *= b[others[-1]]
-        found.append((some, others))
-        i, j = some[-1] + 1, others[-1] + 1
-    return found
-
-
-def _pad(look: Tracer, node: onnx.NodeProto) -> None:
-    axes = look.of(node.input[0])
-    pads = look.ints(node, "pads", 1)
-    if axes is None or pads is None or (len(node.input) > 3 and node.input[3]):
-        look.give_up(node)
-        return
-    result: list[Axis] = []
-    for index, axis in enumerate(axes):
-        if pads[index] or pads[index + len(axes)]:
-            look.pin(axis)
-            result.append(look.fresh(node.output[0], index))
-        else:
-            result.append(axis)
-    look.set(node, result)
-
-
-def _resize(look: Tracer, node: onnx.NodeProto) -> None:
-    axes, shape = look.of(node.input[0]), look.shape(node.output[0])
-    if axes is None or shape is None:
-        look.give_up(node)
-        return
-    sizes = len(node.input) > 3 and bool(node.input[3])
-    result: list[Axis] = []
-    for index, axis in enumerate(axes):
-        channels = index == 1 and axis is not None and shape[1] == len(axis) and not sizes
-        if not channels:
-            look.pin(axis)
-        result.append(axis if channels else look.fresh(node.output[0], index))
-    look.set(node, result)
 
 
 def _quantised(look: Tracer, node: onnx.NodeProto) -> None:
     """QuantizeLinear and DequantizeLinear: scales of one axis go with it."""
     axes = look.of(node.input[0])
-    if axes is None or _number(node, "block_size", 0):
+    if axes is None or number(node, "block_size", 0):
         look.give_up(node)
         return
-    axis = _number(node, "axis", 1) % max(1, len(axes))
+    axis = number(node, "axis", 1) % max(1, len(axes))
     for name in filter(None, node.input[1:]):
         steps = look.of(name)
         if steps and (steps[0] is None or len(steps[0]) > 1):
@@ -487,9 +278,10 @@ RULES: Mapping[str, Rule] = {
          "ReduceLogSum", "ReduceLogSumExp"), _reduce,
     ),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), shape_rules.reshape),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantised),
-    "MatMul": _matmul, "Gemm": _gemm, "Concat": _concat, "Split": _split, "Slice": _slice, "Gather": _gather,
-    "Transpose": _transpose, "Pad": _pad, "Resize": _resize,
+    "MatMul": _matmul, "Gemm": _gemm, "Concat": shape_rules.concat, "Split": shape_rules.split,
+    "Slice": shape_rules.cut, "Gather": shape_rules.gather, "Transpose": shape_rules.transpose, "Pad": shape_rules.pad,
+    "Resize": shape_rules.resize,
 }  # fmt: skip
 """By operator. `_along` before opset 13 takes all axes from its own on."""

@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from .. import graph as graphs
 from ..model import Model
 from .axes import Array, Axis, Tracer
-from .rules import RULES, slices
+from .rules import RULES
+from .shape_rules import slices
 
 _NO_PARAMETERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
 
