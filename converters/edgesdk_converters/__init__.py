@@ -16,6 +16,7 @@ PASSES = {
     "fold": "edgesdk_converters.fold:Fold",
     "half": "edgesdk_converters.half:Half",
     "low_rank": "edgesdk_converters.low_rank:LowRank",
+    "payload": "edgesdk_converters.payload:Payload",
     "prune": "edgesdk_converters.prune:Prune",
     "rotate": "edgesdk_converters.rotate:Rotate",
     "quantize": "edgesdk_converters.quantize:Quantize",

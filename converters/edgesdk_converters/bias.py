@@ -104,19 +104,28 @@ def mean_errors(model: Model, quantised: Model, samples: Samples, progress: Call
 
 
 def _rounded_weights(model: Model, quantised: Model, sample: dict[str, Array]) -> dict[str, Array]:
-    """The weights that the quantised graph multiplies with, as floats, by the name of the node they belong to."""
+    """The weights that the quantised graph multiplies with, as floats, by the name of the node they belong to.
+
+    A Gemm's factor alpha, which quantisation may have moved into the weights, is taken out of them again.
+    """
     stored = {tensor.name for tensor in model.proto.graph.initializer}
     floats = {node.name: node for node in model.proto.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
     sources = {}
+    factors: dict[str, float] = {}
     for node in quantised.proto.graph.node:
         original = floats.get(node.name)
         same = original is not None and original.op_type == node.op_type
         if same and original is not None and original.input[1] in stored and node.input[1] != original.input[1]:
             sources[node.name] = node.input[1]
+            factors[node.name] = _alpha(node) / _alpha(original)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantised.proto.graph.initializer}
     computed = sorted({name for name in sources.values() if name not in constants})
     constants |= Reference(quantised, computed).run(sample) if computed else {}
-    return {node: constants[name] for node, name in sources.items()}
+    return {node: (factors[node] * constants[name]).astype(np.float32) for node, name in sources.items()}
+
+
+def _alpha(node: onnx.NodeProto) -> float:
+    return next((float(a.f) for a in node.attribute if node.op_type == "Gemm" and a.name == "alpha"), 1.0)
 
 
 def _mean(proto: onnx.ModelProto, source: str, result: str, axes: list[int]) -> onnx.NodeProto:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from . import graph as graphs
 from .errors import MissingExtra, PassError
 from .model import Model, Step
 from .observe import channel_peaks
@@ -155,8 +156,9 @@ class _Surgery:
 
     def finished(self) -> onnx.ModelProto:
         """The graph with its new weights."""
+        fresh = graphs.fresh_names(self.proto)
         for (node, index), values in sorted(self._values.items()):
-            name = f"{node}/equalized_{index}"
+            name = fresh(f"{node}/equalized_{index}")
             self.proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
             self.nodes[node].input[index] = name
         used = {name for node in self.proto.graph.node for name in node.input} | self.outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,7 @@ class Expand:
         proto = model.copy_proto()
         count = 0
         for graph in graphs.graphs(proto.graph):
+            graphs.store_constants(graph)  # where it converts a definition, the inliner makes them twice
             types = graphs.value_types(proto.graph) | graphs.value_types(graph)
             for node in graph.node:
                 if node.op_type in wanted and node.domain in ("", "ai.onnx"):
@@ -55,11 +57,17 @@ class Expand:
         if not count:
             return model
         proto.opset_import.add(domain=_DOMAIN, version=1)
+        for graph in graphs.graphs(proto.graph):  # there it wants types as well, of stored tensors too
+            stored = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer]
+            graph.value_info.extend(stored)
         try:
             inlined = onnx.inliner.inline_local_functions(proto)
             if _left(inlined):  # definitions written for another opset; converting them does not work with subgraphs
                 inlined = onnx.inliner.inline_local_functions(proto, True)
         except RuntimeError as error:
+            if "No Previous Version" in str(error):
+                told = f"ONNX's definitions use operators that opset {model.opset} does not have"
+                raise PassError(self.name, told, "export the model with opset 20") from error
             raise PassError(self.name, f"ONNX's own inliner failed: {error}", "expand fewer operators") from error
         if left := _left(inlined):
             raise PassError(
@@ -69,6 +77,11 @@ class Expand:
         kept_imports = [entry for entry in proto.opset_import if entry.domain != _DOMAIN]
         del proto.opset_import[:]
         proto.opset_import.extend(kept_imports)
+        for graph in graphs.graphs(proto.graph):
+            stored_names = {tensor.name for tensor in graph.initializer}
+            kept_infos = [info for info in graph.value_info if info.name not in stored_names]
+            del graph.value_info[:]
+            graph.value_info.extend(kept_infos)
         step = Step(self.name, {"operators": sorted(wanted)}, f"{count} nodes by ONNX's own definition")
         try:
             return model.changed(proto, step)
@@ -89,15 +102,23 @@ class Expand:
                 onnx.helper.make_tensor_type_proto(types[name].elem_type, None).SerializeToString() if name in types else b""
                 for name in node.input
             ]
-            function.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), inputs))  # type: ignore[attr-defined]
+            version = _nearest(schema.context_dependent_function_opset_versions, opset)  # type: ignore[attr-defined]
+            data = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), inputs)  # type: ignore[attr-defined]
+            function.ParseFromString(data)
         elif schema.has_function:  # type: ignore[attr-defined]
-            function.CopyFrom(schema.function_body)
+            version = _nearest(schema.function_opset_versions, opset)  # type: ignore[attr-defined]
+            function.ParseFromString(schema.get_function_with_opset_version(version))  # type: ignore[attr-defined]
         else:
             raise PassError(self.name, f"ONNX defines {node.op_type} by no function of other operators", node=label)
         for entry in function.opset_import:
             if entry.domain == "" and all(_unchanged(inner.op_type, entry.version, opset) for inner in function.node):
                 entry.version = opset  # written for an older opset, means the same in this one
         return function
+
+
+def _nearest(versions: Sequence[int], opset: int) -> int:
+    """The newest that the opset knows, else the oldest."""
+    return max((version for version in versions if version <= opset), default=min(versions))
 
 
 def _unchanged(operator: str, old: int, new: int) -> bool:

@@ -33,6 +33,10 @@ MOVES = (
 )  # fmt: skip
 """Operators whose outputs are some of their inputs' values: nothing is rounded behind them."""
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu")
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_OTHER_INTEGERS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul", "QGemm")
+_BEFORE_ROUNDING = ("Mul", "Add", "Floor", "Clip")
+"""Operators in which rounding is written out before a QuantizeLinear."""
 _WITH_CONSTANTS = ("Add", "Sub", "Mul", "PRelu")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 EXACT_BITS = 24
@@ -94,6 +98,37 @@ def codes(values: Array, form: Format) -> Array:
     return np.clip(np.rint(values.astype(np.float64) / form.step), form.low, form.high).astype(np.int64)
 
 
+def roundable(model: Model) -> list[str]:
+    """Names of the nodes that fixed point can round: all but those that move values and those that are rounded already."""
+    nodes = model.proto.graph.node
+    done = _rounded_already(model)
+    rounds = {name for node in nodes if node.op_type in _ROUNDING for name in node.output}
+    return [
+        node.name
+        for node in nodes
+        if node.op_type not in MOVES
+        and not rounds & set(node.output)
+        and not (node.op_type not in WEIGHTED and done.issuperset(node.output))
+    ]
+
+
+def _rounded_already(model: Model) -> set[str]:
+    """Tensors that nothing reads but the nodes of an earlier rounding."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    done: set[str] = set()
+    for node in reversed(model.proto.graph.node):
+        for name in node.output:
+            following = readers.get(name, [])
+            steps = [other.op_type == "QuantizeLinear" or (other.op_type in _BEFORE_ROUNDING and other.output[0] in done)
+                     for other in following]  # fmt: skip
+            if steps and all(steps):
+                done.add(name)
+    return done
+
+
 def fixed_point(
     model: Model,
     ranges: Mapping[str, tuple[float, float]],
@@ -111,6 +146,12 @@ def fixed_point(
     `rounding` is that of activations. Raises PassError for Gemm with alpha or beta other than 1, and where 9 to 16 bits need
     an opset (21) that cannot be reached.
     """
+    foreign = next((node for node in model.proto.graph.node if node.op_type in _OTHER_INTEGERS), None)
+    if foreign is not None:
+        raise PassError(
+            "quantize", f"{foreign.op_type} computes on integers already, in a form that is not fixed point",
+            "begin with the float model", node=foreign.name,
+        )  # fmt: skip
     if bits > 8 and model.opset < LONG_OPSET:
         model = _raised(model, bits)
     builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel)
@@ -141,6 +182,7 @@ class _Builder:
                 self.readers.setdefault(name, []).append(node)
         self.types = graphs.value_types(self.graph)
         self.outputs = {output.name for output in self.graph.output}
+        self.done = _rounded_already(model)
         self.formats: dict[str, Format] = {}
         self.made: list[onnx.NodeProto] = []
         self.widest = 0
@@ -168,11 +210,19 @@ class _Builder:
             self.made.append(done)
             for name, wide in zip(node.output, raw, strict=True):
                 if name in rounded:
+                    self._told(name, wide)
                     self._quantise(wide, name, self.formats[name])
         del self.graph.node[:]
         self.graph.node.extend(self.made)
         self._tidy()
         return self.proto, self._note()
+
+    def _told(self, name: str, wide: str) -> None:
+        """Says of a tensor's new name what is known of the old one: what foreign operators give nobody can infer."""
+        known = next((info for info in self.graph.value_info if info.name == name), None)
+        if known is not None:
+            self.graph.value_info.add().CopyFrom(known)
+            self.graph.value_info[-1].name = wide
 
     def _rounded(self) -> set[str]:
         """Names of the float tensors that are rounded: what chosen nodes compute, and what they read from elsewhere."""
@@ -181,11 +231,11 @@ class _Builder:
             if node.name not in self.chosen or node.op_type in MOVES:
                 continue
             for name in node.output:
-                if name in self.ranges and not self._before_activation(name):
+                if name in self.ranges and name not in self.done and not self._before_activation(name):
                     found.add(name)
             for name in node.input:
                 root = self._root(name)
-                if root in self.ranges and not self._before_activation(root):
+                if root in self.ranges and not self._before_activation(root) and not self._on_grid(root):
                     found.add(root)
         return found
 
@@ -194,6 +244,10 @@ class _Builder:
         while name in self.makers and self.makers[name].op_type in MOVES and self.makers[name].op_type != "Concat":
             name = self.makers[name].input[0]
         return name
+
+    def _on_grid(self, name: str) -> bool:
+        """Whether a tensor was made of integers by an earlier pass."""
+        return name in self.makers and self.makers[name].op_type == "DequantizeLinear"
 
     def _before_activation(self, name: str) -> bool:
         """Whether a tensor only goes into one activation function that is rounded itself."""
@@ -205,7 +259,8 @@ class _Builder:
     def _quantise(self, source: str, result: str, form: Format) -> None:
         """Nodes that round `source` to `form`, saturating, and give it back as float."""
         kind = np.dtype(form.container)
-        zero = self._tensor(f"fixed/zero_{kind.name}", np.zeros((), kind))
+        # Its own zero point: ONNX Runtime fails on shared ones where it changes their sign at loading.
+        zero = self._tensor(f"{result}/zero", np.zeros((), kind))
         full = form.bits in (8, 16)
         step = self._tensor(f"fixed/two_to_{form.exponent}", np.array(form.step, np.float32))
         if self.rounding == "half_even":
@@ -248,7 +303,9 @@ class _Builder:
                 axis = _channel_axis(node, values.ndim) if heavy and index == 1 and self.per_channel else None
                 weight = _weight(values, self.bits, axis)
                 container = Format(self.bits, 0, True).container
-                node.input[index] = self._stored(name, weight.codes.astype(container), weight.exponents, axis)
+                # ONNX Runtime fails on integers that two nodes share where it changes their sign at loading
+                own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
+                node.input[index] = self._stored(own, weight.codes.astype(container), weight.exponents, axis)
             else:
                 formats.append(self.formats.get(self._root(name)))
         known = [form for form in formats if form is not None]
@@ -264,14 +321,18 @@ class _Builder:
         greatest = np.zeros(exponents.shape)  # in codes of the products, for each channel with a scale of its own
         if len(node.input) > 2 and node.input[2] in self.stored:
             values = numpy_helper.to_array(self.stored[node.input[2]])
+            if exponents.ndim:  # a Gemm may add one number to all channels, or a matrix
+                values = np.broadcast_to(values, (*values.shape[:-1], len(exponents)))
             # A coarser power of two lies on the grid too; beyond 24 bits float32 could not hold the bias itself.
-            peaks = np.abs(values).astype(np.float64) if exponents.ndim else np.abs(values).max(initial=0)
+            peaks = np.abs(values).astype(np.float64)
+            peaks = peaks.reshape(-1, len(exponents)).max(axis=0) if exponents.ndim else peaks.max(initial=0)
             fits = np.where(peaks > 0, np.ceil(np.log2(np.where(peaks > 0, peaks, 1.0))) - EXACT_BITS + 1, exponents)
             places = np.maximum(exponents, fits).astype(np.int64)
             held = np.rint(values / np.exp2(places.astype(np.float64))).astype(np.int32)
-            node.input[2] = self._stored(f"{node.input[2]}@{node.name}", held, places, 0 if places.ndim else None)
+            axis = held.ndim - 1 if places.ndim else None
+            node.input[2] = self._stored(f"{node.input[2]}@{node.name}", held, places, axis)
             wide = np.abs(held) * np.exp2((places - exponents).astype(np.float64))
-            greatest = greatest + (wide if exponents.ndim else wide.max(initial=0))
+            greatest = greatest + (wide.reshape(-1, len(exponents)).max(axis=0) if exponents.ndim else wide.max(initial=0))
         if weight is not None:
             sums = np.abs(weight.codes).sum(axis=_summed(node, weight.codes.ndim))
             greatest = greatest + (sums if exponents.ndim else sums.max(initial=0)) * reach[0]

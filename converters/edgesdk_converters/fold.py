@@ -22,6 +22,7 @@ _FAILURES = (
     RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
     onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
 )  # fmt: skip
+_SMALL_INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Fold:
 
     def __call__(self, model: Model, given: Given) -> Model:
         before = len(model.proto.graph.node)
+        integers = any(tensor.data_type in _SMALL_INTEGERS and tensor.dims for tensor in model.proto.graph.initializer)
+        apart = ["weight_tying"] if integers else None  # ONNX Runtime fails on shared integers whose sign it changes at loading
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                proto = onnxslim.slim(model.copy_proto(), size_threshold=self.size_limit_bytes)
+                proto = onnxslim.slim(model.copy_proto(), size_threshold=self.size_limit_bytes, skip_optimizations=apart)
         except _FAILURES as error:
             raise PassError(
                 self.name, f"onnxslim failed: {type(error).__name__}: {error}", "leave it out of the recipe"
@@ -54,6 +57,7 @@ class Fold:
             if old != new:
                 raise PassError(self.name, f"the {kind}s changed from {old} to {new}")
         proto.ir_version = max(model.proto.ir_version, 4)
+        _remember_types(proto, model.proto)
         step = Step(self.name, note=f"{before} nodes to {len(proto.graph.node)}")
         try:
             return model.changed(proto, step)
@@ -61,3 +65,14 @@ class Fold:
             raise PassError(
                 self.name, f"onnxslim made a model that is not valid: {error.message}", "leave it out of the recipe"
             ) from error
+
+
+def _remember_types(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
+    """Types that nobody can infer, of operators outside ONNX's own, as they were before: onnxslim forgets them."""
+    graph = proto.graph
+    made = {name for node in graph.node for name in node.output}
+    infos = {info.name: info for info in graph.value_info if info.type.tensor_type.elem_type}
+    infos = {info.name: info for info in before.graph.value_info if info.name in made} | infos
+    kept = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in infos.values()]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)

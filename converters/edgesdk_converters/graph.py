@@ -1,4 +1,4 @@
-"""Questions asked of an ONNX graph: its nodes, tensors and types, subgraphs included. Nothing here changes a graph."""
+"""Questions asked of an ONNX graph: its nodes, tensors and types, subgraphs included. Only `store_constants` changes a graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import onnx
 
 from .signature import Dim
+
+ROTATION = "/rotate"
+"""How the names of nodes end that turn what a layer reads, by the pass rotate: their matrices are no weights."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,24 @@ def fresh_names(model: onnx.ModelProto) -> Callable[[str], str]:
         return found
 
     return fresh
+
+
+def store_constants(graph: onnx.GraphProto) -> bool:
+    """Makes initialisers of the Constant nodes of one graph that hold a tensor; whether there were any."""
+    outputs = {output.name for output in graph.output}
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    constants = [node for node in constants if node.output[0] not in outputs]
+    for node in constants:
+        graph.initializer.append(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
+    stored = {node.output[0] for node in constants}
+    kept = [info for info in graph.value_info if info.name not in stored]
+    if len(kept) < len(graph.value_info):
+        copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
+        del graph.value_info[:]
+        graph.value_info.extend(copies)
+    return bool(constants)
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:

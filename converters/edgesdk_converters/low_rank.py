@@ -25,6 +25,8 @@ except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
 Array = NDArray[Any]
+FLAT = 1e-5
+"""Share of the largest singular value by which the others must differ: float32 makes them differ by less by itself."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class LowRank:
     """Removes a fraction of the weights of Gemm, MatMul and Conv by factorising them: W (m x n) becomes (m x k)(k x n).
 
     `removed` (0..1) is the share of those layers' weights that goes; a layer is factorised only where k (m + n) < m n. A Conv of
-    k filters is followed by one of 1x1. Grouped and depthwise convolutions, and weights that several nodes share, stay whole.
+    k filters is followed by one of 1x1. Grouped and depthwise convolutions, weights that several nodes share, and rotations stay
+    whole.
     `finetune` is how many epochs of learning the source model's answers follow, at `learning_rate`. Raises PassError where even
     rank 1 everywhere removes less.
     """
@@ -80,13 +83,9 @@ class LowRank:
         return self._learned(made, given) if self.finetune else made
 
     def _learned(self, made: Model, given: Given) -> Model:
-        from .train import Training, train
+        from .train import Training, learned
 
-        if given.train.synthetic:
-            told = f"finetune learns from data, and there are only {given.train.origin}"
-            raise PassError(self.name, told, "give --train FILE.npz")
-        how = Training(epochs=self.finetune, learning_rate=self.learning_rate)
-        return train(made, given.source, given.lessons or given.train, how, progress=given.progress).model
+        return learned(made, given, Training(epochs=self.finetune, learning_rate=self.learning_rate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +105,7 @@ class _Spectrum:
     @property
     def scaled(self) -> Array:
         low, high = float(self.singular.min()), float(self.singular.max())
-        return (self.singular - low) / (high - low) if high > low else np.ones_like(self.singular)
+        return (self.singular - low) / (high - low) if high - low > FLAT * high else np.ones_like(self.singular)
 
     def rank(self, threshold: float) -> int:
         return max(1, int((self.scaled >= threshold).sum()))
@@ -120,6 +119,8 @@ class _Spectrum:
 def _spectrum(node: onnx.NodeProto, proto: onnx.ModelProto) -> _Spectrum | None:
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     if node.op_type not in ("Gemm", "MatMul", "Conv") or len(node.input) < 2 or node.input[1] not in stored:
+        return None
+    if node.name.endswith(graphs.ROTATION):
         return None
     if sum(name == node.input[1] for other in graphs.nodes(proto) for name in other.input) > 1:
         return None

@@ -379,7 +379,7 @@ def _infer(proto: onnx.ModelProto) -> None:
         raise ModelError(*_explain(proto, str(error))) from error
     except UnicodeDecodeError as error:
         raise ModelError("a name in the graph is no UTF-8 text", "the file is damaged; export the model again") from error
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         text = str(error).replace("[ShapeInferenceError]", "").strip()
         hint = "look at the named node in a viewer (Netron)"
         if "op_type:If" in text:

@@ -276,6 +276,8 @@ def _divergence(counts: Array, centres: Array, low: float, high: float, levels: 
     original[-1] += counts[last + 1 :].sum()
     group = np.minimum((np.arange(clipped.size) * steps) // clipped.size, steps - 1)
     occupied = original > 0
+    if not occupied.any():
+        return math.inf
     sums = np.bincount(group, weights=clipped, minlength=steps)
     shares = np.bincount(group, weights=occupied.astype(np.float64), minlength=steps)
     quantised = np.where(occupied, (sums / np.maximum(shares, 1))[group], 0.0)

@@ -6,6 +6,7 @@ Static: QuantizeLinear/DequantizeLinear pairs (QDQ) or integer operators (QOpera
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import MissingExtra
-from .graph import fresh_names
+from .graph import fresh_names, graphs
 
 try:
     import onnx
@@ -36,6 +36,7 @@ BETWEEN = (
 """Operators that ONNX Runtime's CPU computes on integers: between two quantised layers they need no way back to float."""
 
 
+_OWN_NAMES = re.compile(r"_(scale|zero_point|quantized|(Dequantize|Quantize)Linear(_Input|_Output)?)(_scale)?(_\d+)?$")
 AVERAGES = ("AveragePool", "GlobalAveragePool")
 
 
@@ -72,7 +73,10 @@ FORMS: Mapping[str, Form] = {
             "QDQKeepRemovableActivations": True,
         },
     ),
-    "qoperator": Form(QuantType.QUInt8, QuantType.QInt8, qdq=False),
+    # There is no QLinearConvTranspose.
+    "qoperator": Form(
+        QuantType.QUInt8, QuantType.QInt8, tuple(kind for kind in (*WEIGHTED, *BETWEEN) if kind != "ConvTranspose"), qdq=False
+    ),
 }
 
 
@@ -88,6 +92,10 @@ class _Quantizer(QDQQuantizer):  # type: ignore[misc]
     def quantize_activation_tensor(self, tensor_name: str) -> None:
         if tensor_name not in self.floats:
             super().quantize_activation_tensor(tensor_name)
+
+    def try_replacing_upstream_output(self, upstream_output_name: str, output_name: str) -> bool:
+        """Drops a Relu whose clipping the integers behind it do; where none are behind it, it stays."""
+        return output_name not in self.floats and bool(super().try_replacing_upstream_output(upstream_output_name, output_name))
 
     def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
         if output_name in self.averages:
@@ -110,14 +118,16 @@ def static(
     `ranges` maps tensors to (low, high), 0 between them. Tensors of `floats` are not rounded (in QDQ forms). With
     `reduce_range` weights have 7 bits: on x86 CPUs without VNNI sums of two products u8 x s8 saturate at 16 bits otherwise.
     """
-    _settle(proto)
+    renamed = _settle(proto)
+    names = _node_names(proto)
+    ranges = {renamed.get(name, name): ends for name, ends in ranges.items()}
     shapes = {info.name: info.type for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)}
     known = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in sorted(ranges.items())}
     common: tuple[Any, ...] = (form.weight, form.activation, known, list(nodes), [], list(form.operators), dict(form.options))
     with _quiet(), _inferred(proto):
         if form.qdq:
             quantizer = _Quantizer(proto, True, reduce_range, *common)
-            quantizer.floats = frozenset(floats)
+            quantizer.floats = frozenset(renamed.get(name, name) for name in floats)
             quantizer.averages = frozenset(n.output[0] for n in proto.graph.node if n.op_type in AVERAGES)
         else:
             quantizer = ONNXQuantizer(proto, True, reduce_range, QuantizationMode.QLinearOps, True, *common)
@@ -125,16 +135,17 @@ def static(
         if not form.qdq:
             _tell_shapes(quantizer.model.model, shapes, form.activation)
         quantizer.model.topological_sort()
-    return _cleaned(quantizer.model.model)
+    return _cleaned(quantizer.model.model, names)
 
 
-def _settle(proto: onnx.ModelProto) -> None:
-    """Gives the graph the form that the quantiser underneath expects, and does not check.
+def _settle(proto: onnx.ModelProto) -> Mapping[str, str]:
+    """Gives the graph the form that the quantiser underneath expects, and does not check; new names of tensors by their old ones.
 
     Every reader of a stored tensor has one of its own: of shared biases it makes copies under names that may be taken, and ONNX
     Runtime fails on shared integers where it changes their sign at loading. A Gemm has a vector as bias and no factors: it
-    fails at other shapes and applies beta twice.
+    fails at other shapes and applies beta twice. Nothing has a name that it gives itself, as it does where it was here before.
     """
+    renamed = _set_apart(proto)
     fresh = fresh_names(proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     read: set[str] = set()
@@ -149,6 +160,22 @@ def _settle(proto: onnx.ModelProto) -> None:
     for place, node in reversed(list(enumerate(proto.graph.node))):
         if node.op_type == "Gemm":
             _settle_gemm(proto, place, stored, fresh)
+    return renamed
+
+
+def _set_apart(proto: onnx.ModelProto) -> Mapping[str, str]:
+    """Renames inner tensors that are named as the quantiser underneath does; new names by old ones."""
+    fresh = fresh_names(proto)
+    fixed = {info.name for info in (*proto.graph.input, *proto.graph.output)}
+    names = [name for node in proto.graph.node for name in node.output] + [tensor.name for tensor in proto.graph.initializer]
+    renamed = {name: fresh(f"{name}/before") for name in names if _OWN_NAMES.search(name) and name not in fixed}
+    for node in (node for part in graphs(proto.graph) for node in part.node):
+        for named in (node.input, node.output):
+            for place, name in enumerate(named):
+                named[place] = renamed.get(name, name)
+    for held in (*proto.graph.initializer, *proto.graph.value_info):
+        held.name = renamed.get(held.name, held.name)
+    return renamed
 
 
 def _settle_gemm(proto: onnx.ModelProto, place: int, stored: Mapping[str, onnx.TensorProto], fresh: Callable[[str], str]) -> None:
@@ -161,6 +188,8 @@ def _settle_gemm(proto: onnx.ModelProto, place: int, stored: Mapping[str, onnx.T
             values = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(np.asarray(options[factor].f * values, values.dtype), tensor.name))
             options[factor].f = 1.0
+    if len(node.input) < 3 and "beta" in options:
+        options["beta"].f = 1.0
     if bias is None or weight is None:
         return
     turned = "transB" in options and options["transB"].i
@@ -187,31 +216,14 @@ def _tell_shapes(proto: onnx.ModelProto, types: Mapping[str, onnx.TypeProto], ki
             proto.graph.value_info.append(info)
 
 
-def _gemm_channels(node: onnx.NodeProto, weight: onnx.TensorProto | None) -> int | None:
-    if weight is None:
-        return None
-    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return int(weight.dims[0 if turned else 1])
-
-
-def _pull_out(proto: onnx.ModelProto, place: int, bias: NDArray[Any], fresh: Callable[[str], str]) -> None:
-    """Turns the Gemm at a place into one without bias, and an Add of the bias (times beta)."""
-    node = proto.graph.node[place]
-    beta = next((attribute.f for attribute in node.attribute if attribute.name == "beta"), 1.0)
-    product, summand = fresh(f"{node.output[0]}/product"), fresh(f"{node.input[2]}/own")
-    add = onnx.helper.make_node("Add", [product, summand], [node.output[0]], name=fresh(f"{node.name}/bias"))
-    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(beta * bias, bias.dtype), summand))
-    node.output[0] = product
-    del node.input[2:]
-    proto.graph.node.insert(place + 1, add)
-
-
 def dynamic(proto: onnx.ModelProto, nodes: Sequence[str], *, reduce_range: bool) -> onnx.ModelProto:
     """The graph with int8 weights in the named Gemm and MatMul nodes, whose inputs are quantised as they come.
 
     Takes the proto over. The quantiser first turns every Gemm into a MatMul named after it and an Add.
     Convolutions stay in float: ONNX Runtime's ConvInteger is several times slower than its float Conv.
     """
+    _settle(proto)
+    names = _node_names(proto)
     options = {"MatMulConstBOnly": True}
     with _quiet(), _inferred(proto):
         quantizer = ONNXQuantizer(
@@ -220,11 +232,24 @@ def dynamic(proto: onnx.ModelProto, nodes: Sequence[str], *, reduce_range: bool)
         )  # fmt: skip
         quantizer.quantize_model()
         quantizer.model.topological_sort()
-    return _cleaned(quantizer.model.model)
+    return _cleaned(quantizer.model.model, names)
 
 
-def _cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what the quantiser leaves: its mark, stale types, zero points of biases, initialisers that nothing reads."""
+def _node_names(proto: onnx.ModelProto) -> Mapping[str, str]:
+    """The first output of each node, by its name."""
+    return {node.name: node.output[0] for node in proto.graph.node}
+
+
+def _cleaned(proto: onnx.ModelProto, before: Mapping[str, str]) -> onnx.ModelProto:
+    """Without what the quantiser leaves: its mark, stale types, zero points of biases, initialisers that nothing reads.
+
+    New nodes that it names as nodes of the graph `before` are named otherwise: ONNX Runtime wants names that are unique.
+    """
+    fresh, taken = fresh_names(proto), set()
+    for node in sorted(proto.graph.node, key=lambda node: before.get(node.name) != node.output[0]):
+        if node.name in taken:
+            node.name = fresh(node.name)
+        taken.add(node.name)
     marks = [entry for entry in proto.metadata_props if entry.key != "onnx.infer"]
     del proto.metadata_props[:]
     proto.metadata_props.extend(marks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,9 +26,15 @@ LEARNING = ("u8s8", "s8s8", "tensorrt", "fixed")
 WIDTHS: Mapping[str, Sequence[int]] = {"weights": (4, 8), "stored": range(2, 9), "fixed": range(2, 17)}
 """Of the flavours that know others than 8 bits."""
 PER_CHANNEL_OPSET = 13
-ROTATION = "/rotate"
-"""How the names of nodes end that must stay in float: rotations by the pass of that name."""
-_FAILURES = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)
+_OTHER_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+_SMALL_INTEGERS = (
+    onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16, onnx.TensorProto.INT4,
+    onnx.TensorProto.UINT4,
+)  # fmt: skip
+_FAILURES = (
+    RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+    onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,10 @@ class Quantize:
         nodes = self.nodes(model)
         if not nodes:
             wanted = "weighted layers" if self.flavour != "dynamic" else "Gemm or MatMul nodes with constant weights"
-            raise PassError(self.name, f"no {wanted} in {model.name} to quantise", "take --precision fp32 or fp16")
+            told = f"no {wanted} in {model.name} to quantise"
+            if found := weighted(model):
+                told += f"; its {len(found)} layers are kept, are no float32, or too small to gain anything"
+            raise PassError(self.name, told, "take --precision fp32 or fp16")
         proto, note = self._quantised(model, nodes, given)
         left = len(weighted(model)) - len([node for node in nodes if node in weighted(model)])
         told = f"{self.flavour}: {len(weighted(model)) - left} weighted layers quantised, {left} left in float"
@@ -110,26 +119,28 @@ class Quantize:
         return self._learned(made, given) if self.qat else made
 
     def _learned(self, made: Model, given: Given) -> Model:
-        from .train import Training, train
+        from .train import Training, learned
 
-        how = Training(epochs=self.qat, learning_rate=self.qat_learning_rate)
-        return train(made, given.source, given.lessons or given.train, how, progress=given.progress).model
+        return learned(made, given, Training(epochs=self.qat, learning_rate=self.qat_learning_rate))
 
     def nodes(self, model: Model) -> list[str]:
         """Names of the nodes that this pass turns to integers, in graph order."""
+        other = _of_other_floats(model) | _of_integers(model)
         if self.flavour in qdq.FORMS:
-            inside = _within(model)
+            inside = _within(model, other)
             wanted = {n.name for n in inside if n.op_type in qdq.FORMS[self.flavour].operators}
         elif self.flavour == "fixed":
-            from .fixed import MOVES
+            from .fixed import roundable
 
-            wanted = {n.name for n in model.proto.graph.node if n.op_type not in MOVES}
+            wanted = set(roundable(model))
         elif self.flavour == "dynamic":
             wanted = {n.name for n in _with_constant_weights(model) if n.op_type in ("Gemm", "MatMul")}
         else:
-            wanted = {n.name for n in _with_constant_weights(model)}
+            from .weight_only import codable
+
+            wanted = set(codable(model, self.bits))
         self._check_names(model)
-        kept = {*self.keep, *(name for name in wanted if name.endswith(ROTATION))}
+        kept = {*self.keep, *other, *(name for name in wanted if name.endswith(graph.ROTATION))}
         chosen = [n.name for n in model.proto.graph.node if n.name in wanted and n.name not in kept]
         if self.only:
             chosen = [name for name in chosen if name in self.only]
@@ -158,7 +169,7 @@ class Quantize:
             packed = self.flavour == "weights"
 
             def stored(source: Model) -> tuple[onnx.ModelProto, str]:
-                proto, told = weight_only(source, self.bits, packed=packed, keep=self.keep, only=self.only)
+                proto, told = weight_only(source, self.bits, packed=packed, only=nodes)
                 return proto, f"; {told}"
 
             return self._corrected(model, given, stored)
@@ -171,7 +182,7 @@ class Quantize:
         )  # fmt: skip
         note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
 
-        floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(ROTATION)}
+        floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(graph.ROTATION)}
 
         def once(source: Model) -> tuple[onnx.ModelProto, str]:
             if form is None:
@@ -213,7 +224,7 @@ class Quantize:
 
 
 def named(model: Model) -> Model:
-    """The model with a unique name for every node and an opset that has per-channel quantisation (13)."""
+    """The model with a unique name for every node, constants stored, and an opset that has per-channel quantisation (13)."""
     proto = model.copy_proto()
     steps = []
     if model.opset < PER_CHANNEL_OPSET:
@@ -226,17 +237,17 @@ def named(model: Model) -> Model:
             ) from error  # fmt: skip
         steps.append(Step("opset", note=f"opset {model.opset} raised to 17 for per-channel quantisation"))
     taken: set[str] = set()
-    unnamed = False
+    changed = graph.store_constants(proto.graph)
     for node in proto.graph.node:
         name = node.name or f"{node.op_type}_{node.output[0]}"
         unique, count = name, 1
         while unique in taken:
             count += 1
             unique = f"{name}_{count}"
-        unnamed |= unique != node.name
+        changed |= unique != node.name
         node.name = unique
         taken.add(unique)
-    return model.changed(proto, *steps) if steps or unnamed else model
+    return model.changed(proto, *steps) if steps or changed else model
 
 
 def weighted(model: Model) -> list[str]:
@@ -244,13 +255,41 @@ def weighted(model: Model) -> list[str]:
     return [node.name for node in _with_constant_weights(model)]
 
 
-def _within(model: Model) -> list[onnx.NodeProto]:
+def _of_other_floats(model: Model) -> set[str]:
+    """Names of the nodes that read or give floats other than float32 (fp16, say), which stay as they are."""
+    types = {name: kind.elem_type for name, kind in graph.value_types(model.proto.graph).items()}
+    return {
+        node.name
+        for node in model.proto.graph.node
+        if any(types.get(name) in _OTHER_FLOATS for name in (*node.input, *node.output))
+    }
+
+
+def _of_integers(model: Model) -> set[str]:
+    """Names of the layers whose weights were made integers before, and of the nodes that make floats of those."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.proto.graph.initializer}
+    constant, coded = set(kinds), {name for name, kind in kinds.items() if kind in _SMALL_INTEGERS}
+    found = set()
+    for node in model.proto.graph.node:
+        read = {name for name in node.input if name}
+        if read <= constant:
+            constant.update(node.output)
+            if read & coded:
+                coded.update(node.output)
+                found.add(node.name)
+        elif node.op_type in qdq.WEIGHTED and coded & set(node.input[:2]):
+            found.add(node.name)
+    return found
+
+
+def _within(model: Model, left_out: Collection[str] = ()) -> list[onnx.NodeProto]:
     """Weighted layers, and what lies between them: other operators only where all that they read and all that reads them is so.
 
     A residual sum that a LayerNormalization reads, its epsilon, or the cube inside a GELU would lose in eight bits what the
     float operators beside them need, and gain nothing: their neighbours want floats anyway. A mean over an image is an end.
     """
-    nodes = [node for node in model.proto.graph.node if node.op_type in (*qdq.WEIGHTED, *qdq.BETWEEN)]
+    operators = (*qdq.WEIGHTED, *qdq.BETWEEN)
+    nodes = [node for node in model.proto.graph.node if node.op_type in operators and node.name not in left_out]
     maker = {name: node.name for node in model.proto.graph.node for name in node.output}
     readers: dict[str, set[str]] = {}
     for node in graph.nodes(model.proto):

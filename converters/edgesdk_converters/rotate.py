@@ -6,17 +6,19 @@ y = x W = (x R)(R' W): after a Hadamard rotation with random signs no channel st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import graph as graphs
 from .errors import MissingExtra, PassError
 from .model import Model, Step
 from .observe import channel_peaks
 from .passes import Given
-from .quantize import ROTATION, named
+from .quantize import named
 
 try:
     import onnx
@@ -33,7 +35,7 @@ class Rotate:
     """Rotates the inputs of Gemm and MatMul with stored weights whose largest channel peak is over `threshold` times the median.
 
     Peaks are taken on the calibration inputs; 0 rotates all. Channels are rotated in blocks of at most `block`, the largest
-    power of two that divides their number: with an odd number nothing can be rotated.
+    power of two that divides their number: with an odd number nothing can be rotated. What is rotated already stays so.
     """
 
     name: ClassVar[str] = "rotate"
@@ -48,11 +50,13 @@ class Rotate:
         model = named(model)
         proto = model.copy_proto()
         stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-        layers = [node for node in proto.graph.node if _dense(node, stored)]
+        turns = {name for node in proto.graph.node if node.name.endswith(graphs.ROTATION) for name in node.output}
+        layers = [node for node in proto.graph.node if _dense(node, stored) and not turns & {*node.input, *node.output}]
         given.progress("reading channel peaks")
         inputs = [node.input[0] for node in layers if node.input[0] not in stored]
         peaks = channel_peaks(model, given.train, inputs, axis=-1, progress=given.progress) if inputs else {}
         rotated: dict[str, str] = {}
+        fresh = graphs.fresh_names(proto)
         done = 0
         for node in layers:
             source = node.input[0]
@@ -62,12 +66,12 @@ class Rotate:
                 continue
             matrix = hadamard(len(peak), size)
             if source not in rotated:
-                rotated[source] = _insert(proto, model, node, source, matrix)
+                rotated[source] = _insert(proto, node, source, matrix, fresh)
             node.input[0] = rotated[source]
             weight = numpy_helper.to_array(stored[node.input[1]]).astype(np.float64)
             transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
             turned = weight @ matrix if transposed else matrix.T @ weight
-            name = f"{node.name}/rotated_weight"
+            name = fresh(f"{node.name}/rotated_weight")
             proto.graph.initializer.append(numpy_helper.from_array(turned.astype(np.float32), name))
             node.input[1] = name
             done += 1
@@ -105,12 +109,15 @@ def _dense(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> bool:
     return len(weight.dims) == 2 and weight.data_type == TensorProto.FLOAT and not turned
 
 
-def _insert(proto: onnx.ModelProto, model: Model, node: onnx.NodeProto, source: str, matrix: Array) -> str:
+def _insert(proto: onnx.ModelProto, node: onnx.NodeProto, source: str, matrix: Array, fresh: Callable[[str], str]) -> str:
     """A MatMul by the rotation before a layer; the name of what it gives."""
-    name = f"{node.name}{ROTATION}"
-    proto.graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float32), f"{name}/matrix"))
+    name = f"{node.name}{graphs.ROTATION}"
+    while (unique := fresh(name)) != name:  # the ending tells quantisation what it is
+        name = unique + graphs.ROTATION
+    stored = fresh(f"{name}/matrix")
+    proto.graph.initializer.append(numpy_helper.from_array(matrix.astype(np.float32), stored))
     place = next(index for index, other in enumerate(proto.graph.node) if other.name == node.name)
-    proto.graph.node.insert(place, helper.make_node("MatMul", [source, f"{name}/matrix"], [name], name=name))
+    proto.graph.node.insert(place, helper.make_node("MatMul", [source, stored], [name], name=name))
     known = next((i for i in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output) if i.name == source), None)
     if known is not None:
         proto.graph.value_info.add().CopyFrom(known)

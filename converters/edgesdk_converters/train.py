@@ -471,6 +471,8 @@ def gradients(model: Model, given: Given, *, samples: int, batch: int, seed: int
                 if kind != "nothing":
                     signs = torch.as_tensor(rng.choice([-1.0, 1.0], size=value.shape)).to(value)
                     loss = loss + (value * signs).sum() / math.sqrt(spread)
+        if not loss.requires_grad:
+            raise PassError("train", f"no gradient reaches the weights of {model.name}", "take a criterion that needs none")
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         by_path = {path: None if g is None else g.numpy() for path, g in zip(parameters, found, strict=True)}
         yield {

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MissingExtra, PassError
+from .graph import fresh_names
 from .model import Model
 from .packing import GROUP, pack
 
@@ -55,11 +56,8 @@ def weight_only(
     """
     proto = model.copy_proto()
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    chosen = [
-        node
-        for node in proto.graph.node
-        if node.name not in keep and (not only or node.name in only) and _weight(node, stored, bits) is not None
-    ]
+    wanted = set(only or codable(model, bits)) - set(keep)
+    chosen = [node for node in proto.graph.node if node.name in wanted and _weight(node, stored, bits) is not None]
     dense = [node for node in chosen if packed and node.op_type in ("MatMul", "Gemm")]
     behind = [node for node in chosen if node not in dense]
     if behind and bits == 4 and model.opset < INT4_OPSET:
@@ -67,16 +65,19 @@ def weight_only(
     for node in dense:
         _to_nbits(proto.graph, node, numpy_helper.to_array(stored[node.input[1]]), bits, block)
     shared: dict[str, str] = {}
+    fresh = fresh_names(proto)
     thin = 0
     for node in behind:
         name = node.input[1]
-        if name not in shared:
-            weight, axis = numpy_helper.to_array(stored[name]), 0 if node.op_type == "Conv" or _transposed(node) else 1
-            own = 8 if weight.size < THIN * weight.shape[axis] else bits
+        weight, axis = numpy_helper.to_array(stored[name]), 0 if node.op_type == "Conv" or _transposed(node) else 1
+        own = 8 if weight.size < THIN * weight.shape[axis] else bits
+        # ONNX Runtime fails on 8-bit integers that two layers share where it changes their sign at loading
+        key = fresh(f"{name}/own") if own == 8 and name in shared else name
+        if key not in shared:
             thin += own != bits
             behind_what = _behind_dequantize if own in (4, 8) else _behind_arithmetic
-            shared[name] = behind_what(proto.graph, name, weight, own, axis)
-        node.input[1] = shared[name]
+            shared[key] = behind_what(proto.graph, key, weight, own, axis)
+        node.input[1] = shared[key]
     if dense:
         proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     if behind and bits == 4:
@@ -87,6 +88,12 @@ def weight_only(
         wider = f" ({thin} thin ones in 8)" if thin else ""
         told.append(f"{len(behind)} layers with weights stored in {bits} bits{wider}, which saves file size alone")
     return proto, ", ".join(told)
+
+
+def codable(model: Model, bits: int) -> list[str]:
+    """Names of the nodes whose weights can be stored in so many bits, and are large enough to be worth it."""
+    stored = {tensor.name: tensor for tensor in model.proto.graph.initializer}
+    return [node.name for node in model.proto.graph.node if _weight(node, stored, bits) is not None]
 
 
 def _weight(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto], bits: int) -> onnx.TensorProto | None:
@@ -171,8 +178,12 @@ def _behind_dequantize(graph: onnx.GraphProto, name: str, weight: Array, bits: i
     made = coded(moved.reshape(len(moved), -1), bits)
     codes = np.ascontiguousarray(np.moveaxis(made.codes.reshape(moved.shape), 0, axis))
     integers, scale, result = f"{name}/int{bits}", f"{name}/int{bits}/scale", f"{name}/float"
+    inputs = [integers, scale]
     if bits == 8:
         graph.initializer.append(numpy_helper.from_array(codes, integers))
+        # with a scale a channel ONNX Runtime's sign change at loading needs the zeros spelt out
+        inputs.append(f"{name}/int8/zero")
+        graph.initializer.append(numpy_helper.from_array(np.zeros(len(made.scales), np.int8), inputs[-1]))
     else:
         flat = codes.reshape(-1).astype(np.int16) & 0xF
         flat = np.append(flat, np.zeros(flat.size % 2, dtype=np.int16))
@@ -181,7 +192,7 @@ def _behind_dequantize(graph: onnx.GraphProto, name: str, weight: Array, bits: i
             onnx.TensorProto(name=integers, data_type=TensorProto.INT4, dims=codes.shape, raw_data=packed.tobytes())
         )
     graph.initializer.append(numpy_helper.from_array(made.scales, scale))
-    back = helper.make_node("DequantizeLinear", [integers, scale], [result], name=f"{name}/dequantize", axis=axis)
+    back = helper.make_node("DequantizeLinear", inputs, [result], name=f"{name}/dequantize", axis=axis)
     graph.node.insert(0, back)
     return result
 

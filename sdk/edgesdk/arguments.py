@@ -47,6 +47,10 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "low_rank": given["low_rank"],
         "finetune": given["finetune"],
         "training_device": given["train_on"],
+        "split": given["split"],
+        "payload_bits": given["payload_bits"],
+        "head_share": given["head_share"],
+        "tail_target": given["tail_target"],
         "on": given["on"],
     }
     if given["qat"] is not None:

@@ -21,12 +21,13 @@ from edgesdk_targets.figure import counted
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Segment, Target, make
 
-from . import __version__, choose
+from . import __version__, choose, splitting
 from .candidate import Attempt, Candidate, Draft
 from .costing import Costing
 from .ranking import Basis, Ranking, basis, told
 from .sources import open_model
-from .trial import INTEGER, Trial
+from .splitting import Sections, Splitting, split_export
+from .trial import INTEGER, Trial, known_of, source_size
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -90,6 +91,10 @@ def export(
     low_rank: float | None = None,
     finetune: int = 0,
     training_device: str = "cpu",
+    split: str | None = None,
+    payload_bits: int = 32,
+    head_share: float = 0.25,
+    tail_target: str = "server",
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Bundle:
@@ -102,6 +107,10 @@ def export(
     `prune` (0..1) removes channels until that share of the weights is gone (`settings={"prune.budget": "macs"}`: of the MACs,
     "cost": of what the target takes), `low_rank` factorises layers to the same end; `finetune` epochs on `train` repair either,
     on `training_device` (torch's name of it).
+    `split` cuts the network at a tensor (or "auto": where the fewest bytes cross, of the cuts whose head has at most
+    `head_share` of the MACs): the head is made for the device, in `precision`, the tail for `tail_target` in fp32;
+    `payload_bits` (2 to 8) quantises and packs what crosses. The bundle holds both as bundles of their own, and the contract
+    is held by both together.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -113,7 +122,8 @@ def export(
         constants=constants, weights=weights, processing=processing, data=data, train=train,
         max_drop=max_drop, max_slice_drop=max_slice_drop,
         max_relative_error=max_relative_error, task=task, metric=metric, prune=prune, low_rank=low_rank,
-        finetune=finetune, training_device=training_device, on=on, progress=progress,
+        finetune=finetune, training_device=training_device, split=split, payload_bits=payload_bits, head_share=head_share,
+        tail_target=tail_target, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -142,6 +152,10 @@ def prepare(
     low_rank: float | None = None,
     finetune: int = 0,
     training_device: str = "cpu",
+    split: str | None = None,
+    payload_bits: int = 32,
+    head_share: float = 0.25,
+    tail_target: str = "server",
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Prepared:
@@ -170,13 +184,27 @@ def prepare(
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
     if given is None:
         candidates = choose.fitting(candidates, source)
-    calibrates = any(candidate.needs_calibration for candidate in candidates)
+    how = Splitting(split or splitting.AUTO, payload_bits, head_share)
+    calibrates = any(candidate.needs_calibration for candidate in candidates) or how.bits < 32
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
     trial.width_multiple, trial.training_device = backend.width_multiple, training_device
     if any(getattr(step, "budget", "") == "cost" for candidate in candidates for step in candidate.recipe.whole):
         progress("costing the source model")
         trial.cost = Costing(backend, by, trial.cases[0], progress).of(source)
-    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates})
+    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates} | ({"int8"} if how.bits < 32 else set()))
+    if split is not None or (given is not None and given.split):
+        if precision == choose.AUTO:
+            raise RecipeError("--precision auto with --split: only whole networks have candidates", "give the head's precision")
+        first = candidates[0].recipe
+        if given is None:
+            before = 1 + len(shrinking)
+            tail = Recipe.from_plain(make(tail_target, None).recipe("fp32"), f"target {tail_target}")
+            sections = Sections(first.whole[:before], first.whole[before:], tail.whole)
+        else:
+            sections = Sections(first.whole, first.head, first.tail, first.split or ())
+        return _split(sections, how, (backend, make(tail_target, None)), precision, trial, begin)
+    if how.bits < 32:
+        raise RecipeError("--payload-bits without --split: nothing crosses", "give --split auto, or the name of a tensor")
     if precision == choose.AUTO and not trial.promised:
         candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
         trial.notes.append("integers were not tried: no accuracy is promised (--data with labels, --max-drop)")
@@ -187,6 +215,19 @@ def prepare(
     made = choose.choose(candidates, build, trial, backend, by)
     smaller = any(step.name in SMALLER for step in made.recipe.whole)
     return _beside_source(made, backend, trial, by) if smaller and by != "estimated" else made
+
+
+def _split(
+    sections: Sections, how: Splitting, devices: tuple[Target, Target], precision: str, trial: Trial, begin: float
+) -> Prepared:
+    """The export of a network in two parts."""
+    packed = how.bits < 32 or any(step.name == "payload" for step in sections.whole)
+    contract = trial.contract
+    bound = max(PARITY.get(precision, 2e-2), PARITY["int8"] if packed else 0)
+    bound = contract.max_relative_error if contract.max_relative_error is not None else bound
+    made_by = f"edgesdk {__version__}"
+    manifest, files, report, recipe = split_export(devices, precision, sections, how, trial, bound, begin, made_by)
+    return Prepared(manifest, files, report, recipe)
 
 
 def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis) -> Prepared:
@@ -245,7 +286,8 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
     )
     layers = _layers(converted)
     try:
-        manifest, files, report = trial.finish(backend, segment, compiled, manifest, bound, begin)
+        known = [*known_of(backend, segment, compiled, precision), source_size(source)]
+        manifest, files, report = trial.finish(compiled, manifest, bound, begin, known)
     except ContractBroken as error:
         return Attempt(candidate, error=error, broken=Draft(manifest, compiled.files, layers))
     return Attempt(candidate, Prepared(manifest, files, report, recipe, layers))

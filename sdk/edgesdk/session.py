@@ -152,7 +152,7 @@ def load(
         raise DeviceError(f"threads is {threads}; allowed: 0 (the bundle's choice) or more")
     begin = time.perf_counter()
     bundle = open_bundle(path)
-    if bundle.manifest.role != "whole":
+    if bundle.manifest.role not in ("whole", "split"):
         raise DeviceError(f"{path} is the {bundle.manifest.role} of a split model; only whole models run by themselves")
     runner = runners.load(bundle, runners.RunOptions(threads, allow_fallback, progress=progress))
     if runner.facts.fallback:

@@ -136,15 +136,9 @@ class Trial:
 
     def convert(self, recipe: Recipe, bound: float | None) -> Model:
         """The model after all passes; after each, its distance to the source is taken on the golden inputs."""
-        from edgesdk_converters import observe
-        from edgesdk_converters.passes import Given
         from edgesdk_converters.reference import Reference
 
-        given = Given(
-            self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons, self.cost, self.width_multiple,
-            None if self.contract.metric else self.contract.max_drop_points,  # training can stop by top-1 alone
-            self.training_device,
-        )  # fmt: skip
+        given = self.given()
         model = self.source
         for index, step in enumerate(recipe.whole):
             model = self._after(recipe.whole[: index + 1], given)
@@ -156,6 +150,17 @@ class Trial:
                     _parity_hint(step.name),
                 )
         return model
+
+    def given(self) -> Given:
+        """What passes are given."""
+        from edgesdk_converters import observe
+        from edgesdk_converters.passes import Given
+
+        return Given(
+            self.source, self.calibrate, self.progress, observe.default_cache(), self.lessons, self.cost, self.width_multiple,
+            None if self.contract.metric else self.contract.max_drop_points,  # training can stop by top-1 alone
+            self.training_device,
+        )  # fmt: skip
 
     def _after(self, steps: Sequence[Pass], given: Given) -> Model:
         """The source after some passes; what was done already is not done again, as candidates share their first steps."""
@@ -194,15 +199,12 @@ class Trial:
         return costliest(sensitivity(model, few, alone, step.layers(model), progress=self.progress))
 
     def finish(
-        self,
-        backend: Target,
-        segment: Segment,
-        compiled: Compiled,
-        manifest: Manifest,
-        bound: float,
-        begin: float,
+        self, compiled: Compiled, manifest: Manifest, bound: float, begin: float, known: Sequence[Figure]
     ) -> tuple[Manifest, dict[str, bytes], Report]:
-        """Run the compiled artefact, hold the contract, and put figures and golden vectors together."""
+        """Run the compiled artefact, hold the contract, and put figures and golden vectors together.
+
+        `known` are figures that need no run: what was counted, and estimates.
+        """
         facts = machine_facts()
         here = f"this machine ({facts['cpu']}, {facts['architecture']})"
         self.progress("running the artefact")
@@ -236,8 +238,8 @@ class Trial:
         if loaded.facts.fallback:
             provider = manifest.runtime.providers[0].name
             reason = f"{provider} is not here: measure on the board with edgesdk measure"
-            rows.append(unavailable("latency_ms", backend.device.name, reason, "device"))
-            rows.append(unavailable("relative_error", backend.device.name, reason, "device"))
+            rows.append(unavailable("latency_ms", manifest.device, reason, "device"))
+            rows.append(unavailable("relative_error", manifest.device, reason, "device"))
             verdict = Verdict("pending", f"{verdict.text}; that is on {loaded.facts}, not yet on {provider}")
         entry, golden_files = golden.make(
             self.cases, got, self.wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=self.origin
@@ -245,8 +247,7 @@ class Trial:
         files = dict(compiled.files) | golden_files
         manifest = replace(manifest, golden=entry, contract=promise | {"status": verdict.status, "text": verdict.text})
         rows += accuracy_rows
-        rows += _counted(manifest, compiled, self.source)
-        rows += _estimates(backend, segment, manifest.precision)
+        rows += known
         rows.append(Figure("export_s", time.perf_counter() - begin, "measured", here, "this export, without writing", n=1))
         rows.append(
             Figure(
@@ -268,7 +269,7 @@ class Trial:
         A rewriting that moves fp32 outputs by more than EXACT is left off, and a note says so.
         """
         names = [output.name for output in manifest.signature.outputs]
-        levels: tuple[Optimization, ...] = ("all", "extended", "basic")
+        levels: tuple[Optimization, ...] = ("all", "extended", "basic") if manifest.role == "whole" else ("all",)
         tried: list[tuple[float, Optimization]] = []
         for level in levels:
             runtime = replace(manifest.runtime, optimization=level)
@@ -495,23 +496,25 @@ def _samples(data: str | os.PathLike[str] | Mapping[str, Array] | None, source: 
     return Samples.load(data, source.signature)
 
 
-def _counted(manifest: Manifest, compiled: Compiled, source: Model) -> list[Figure]:
-    file = manifest.runtime.file
-    rows = [counted("artifact_bytes", len(compiled.files[file]), f"size of {file}")]
-    rows.append(counted("source_bytes", source.proto.ByteSize(), "size of the source as ONNX"))
-    return rows
+def source_size(source: Model) -> Figure:
+    return counted("source_bytes", source.proto.ByteSize(), "size of the source as ONNX")
 
 
-def _estimates(backend: Target, segment: Segment, precision: str) -> list[Figure]:
+def known_of(backend: Target, segment: Segment, compiled: Compiled, precision: str) -> list[Figure]:
+    """What is counted in a compiled segment, and what the target estimates for it."""
     from edgesdk_converters.cost import layers, total
+
+    file = compiled.runtime.file
+    size = counted("artifact_bytes", len(compiled.files[file]), f"size of {file}")
 
     try:
         records = layers(segment.model)
     except ModelError as error:
         reason = f"needs static shapes: {error.message}"
-        return [unavailable(name, backend.device.name, reason) for name in ("latency_ms", "macs")]
+        return [size, *(unavailable(name, backend.device.name, reason) for name in ("latency_ms", "macs"))]
     sums = total(records)
-    rows = [counted("macs", sums.macs, "counted from the graph"), counted("params", sums.params, "counted from the graph")]
+    rows = [size]
+    rows += [counted("macs", sums.macs, "counted from the graph"), counted("params", sums.params, "counted from the graph")]
     return rows + [row for row in backend.estimate(records, precision) if row.layer is None]
 
 

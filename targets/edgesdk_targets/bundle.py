@@ -107,7 +107,7 @@ class Manifest:
     precision: str
     signature: Signature
     runtime: Runtime
-    role: Literal["whole", "head", "tail"] = "whole"
+    role: Literal["whole", "head", "tail", "split"] = "whole"
     golden: Golden | None = None
     model: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -179,6 +179,18 @@ class Bundle:
 def draft(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """A bundle in memory, to be tried before it is written."""
     return Bundle(path, manifest.sealed(files), files)
+
+
+def nested(bundle: Bundle, name: str) -> Bundle:
+    """A bundle that lies inside another, e.g. head.edge in that of a split model. Raises BundleError where there is none."""
+    manifest = _parse(bundle.path / name, bundle.read(f"{name}/{MANIFEST}"))
+    return Bundle(bundle.path / name, manifest, {file: bundle.read(f"{name}/{file}") for file in manifest.files})
+
+
+def inside(bundle: Bundle, name: str) -> dict[str, bytes]:
+    """The files of a draft as they lie inside another bundle, by their names there."""
+    assert bundle.files is not None
+    return {f"{name}/{MANIFEST}": bundle.manifest.to_bytes()} | {f"{name}/{file}": data for file, data in bundle.files.items()}
 
 
 def report_path(path: Path) -> Path:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-RUNNERS = {"onnxruntime": "edgesdk_targets.onnx_runner:OnnxRunner"}
+RUNNERS = {
+    "onnxruntime": "edgesdk_targets.onnx_runner:OnnxRunner",
+    "split": "edgesdk_targets.split_runner:SplitRunner",
+}
 GROUP = "edgesdk.runners"
 
 

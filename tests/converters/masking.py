@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgesdk_converters import graph as graphs
 from edgesdk_converters.model import Model, Step
 from edgesdk_converters.pruning.structure import Structure
 
@@ -20,6 +20,7 @@ def masked(structure: Structure, gone: Array) -> Model:
     kept = structure.kept(gone)
     proto = onnx.ModelProto()
     proto.CopyFrom(structure.proto)
+    types = graphs.value_types(proto.graph)
     made: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         for place, axis in _read(node, structure):
@@ -30,7 +31,8 @@ def masked(structure: Structure, gone: Array) -> Model:
             shape = [1] * len(axes or ())
             shape[axis] = len(atoms)
             name = f"{node.input[place]}/{node.output[0]}/{place}"
-            values = kept[atoms].reshape(shape).astype(np.float32)
+            kind = helper.tensor_dtype_to_np_dtype(types[node.input[place]].elem_type)
+            values = kept[atoms].reshape(shape).astype(kind)
             proto.graph.initializer.append(numpy_helper.from_array(values, f"{name}/mask"))
             made.append(helper.make_node("Mul", [node.input[place], f"{name}/mask"], [f"{name}/masked"], name=f"{name}/masked"))
             node.input[place] = f"{name}/masked"

@@ -127,3 +127,14 @@ def test_what_cannot_take_a_bias_is_left(build: Any) -> None:
     model = Model.from_proto(build(nodes, [("x", [3, 4])], [("y", [3, 4])], weights), "m")
     made = corrected(model, coarse(model, 3), synthetic(model, 4))
     assert [node.op_type for node in made.graph.node] == ["MatMul"]
+
+
+def test_a_factor_that_went_into_the_weights_is_not_applied_twice(build: Any) -> None:
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.standard_normal((16, 8)).astype(np.float32), "b": rng.standard_normal(8).astype(np.float32)}
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="dense", alpha=0.25)
+    model = Model.from_proto(build([node], [("x", [4, 16])], [("y", [4, 8])], weights), "m")
+    random = synthetic(model, 16)
+    samples = Samples(random.arrays, "a test", leading_axis=random.leading_axis)
+    errors = mean_errors(model, Quantize()(model, Given(model, samples)), samples)
+    assert np.abs(errors["dense"]).max() < 0.01

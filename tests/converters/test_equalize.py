@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
@@ -199,3 +200,13 @@ def test_shared_weights_part_before_they_change(build: Any) -> None:
 def test_strength_is_checked() -> None:
     with pytest.raises(PassError, match="strength"):
         Equalize(strength=0)
+
+
+def test_a_second_time_the_new_weights_have_new_names(conv_net: onnx.ModelProto, given: Any) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(conv_net)
+    model = Model.from_proto(proto, "m")
+    what = given(model)
+    weaker = Equalize(strength=0.25)(Fold()(model, what), what)
+    made = Equalize(strength=1.0)(weaker, what)
+    assert made.to_bytes() != weaker.to_bytes() and parity(model, made, what.train) <= 1e-5

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters.accuracy import relative_error
 from edgesdk_converters.errors import EdgeError, PassError
@@ -125,3 +125,46 @@ def test_every_definition_of_the_operator_tests_holds_or_is_refused(node_cases: 
     assert compared >= 250
     # ONNX Runtime writes -inf, the definition the least float, into the masked part of this debugging output
     assert all("qk_matmul_bias" in name and "causal" in name for name in differs), differs
+
+
+@pytest.mark.parametrize(("operators", "opset"), [(("Elu", "LayerNormalization"), 17), (("Clip", "HardSigmoid"), 20)])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_definition_of_another_opset_reads_stored_tensors_and_constants(
+    build: Any, given: Any, operators: tuple[str, ...], opset: int, stored: bool
+) -> None:
+    """The inliner converts all definitions when it converts one; it must know the types of what they read, and read it once."""
+    weights = {"a": np.float32(0.5) if operators[0] == "Clip" else np.ones(6, F), "b": np.float32(1.0)}
+    first = helper.make_node(*{"Clip": ("Clip", ["x", "a", "b"])}.get(operators[0], ("LayerNormalization", ["x", "a"])), ["h"])
+    nodes = [first, helper.make_node(operators[1] if operators[0] == "Clip" else operators[0], ["h"], ["y"])]
+    if not stored:
+        constants = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(value), name))
+                     for name, value in weights.items()]  # fmt: skip
+        nodes = [*constants, *nodes]
+    proto = build(nodes, [("x", [2, 6])], [("y", [2, 6])], weights if stored else {}, opset=opset)
+    model = Model.from_proto(proto, "m")
+    what = given(model)
+    expanded = Expand(operators)(model, what)
+    assert not ops(expanded) & set(operators)
+    for sample in what.train:
+        assert relative_error(Reference(expanded).run(sample), Reference(model).run(sample)) < 1e-5
+
+
+def test_two_nodes_of_one_operator_take_the_definition_of_their_opset(build: Any, given: Any) -> None:
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["b"]),
+        helper.make_node("Elu", ["b"], ["y"]),
+    ]
+    for opset in (13, 17, 18, 20):
+        model = Model.from_proto(build(nodes, [("x", [2, 6])], [("y", [2, 6])], opset=opset), "m")
+        what = given(model)
+        expanded = Expand(("Softmax",))(model, what)
+        assert "Softmax" not in ops(expanded)
+        for sample in what.train:
+            assert relative_error(Reference(expanded).run(sample), Reference(model).run(sample)) < 1e-5
+
+
+def test_an_opset_without_the_operators_of_a_definition_is_named(build: Any, given: Any) -> None:
+    model = Model.from_proto(build([helper.make_node("HardSigmoid", ["x"], ["y"])], [("x", [2])], [("y", [2])], opset=13), "m")
+    with pytest.raises(PassError, match="ONNX's definitions use operators that opset 13 does not have"):
+        Expand(("HardSigmoid",))(model, given(model))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
@@ -15,6 +16,7 @@ from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.errors import PassError
 from edgesdk_converters.fixed import Format, best, codes, covering, fixed_point
 from edgesdk_converters.fold import Fold
+from edgesdk_converters.graph import value_types
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
 from edgesdk_converters.quantize import Quantize
@@ -311,3 +313,60 @@ def test_what_fixed_point_cannot_hold_is_refused(build: Any) -> None:
     for bits in (1, 17):
         with pytest.raises(PassError, match=rf"flavour fixed with bits = {bits}; allowed: 2 to 16"):
             Quantize(flavour="fixed", bits=bits)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 5), (3, 5), (3, 1), ()])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_gemm_may_add_what_gemm_allows(build: Any, shape: tuple[int, ...], per_channel: bool) -> None:
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.standard_normal((8, 5)).astype(np.float32), "c": (3 * rng.standard_normal(shape)).astype(np.float32)}
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="dense")
+    model = Model.from_proto(build([node], [("x", [3, 8])], [("y", [3, 5])], weights), "m")
+    given = Given(model, replace(synthetic(model, 16), synthetic=False))
+    made = Quantize(flavour="fixed", per_channel=per_channel)(model, given)
+    for sample in given.train:
+        got, wanted = Reference(made).run(sample)["y"], Reference(model).run(sample)["y"]
+        assert np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+def test_what_two_nodes_share_is_loaded_where_integers_change_their_sign(build: Any) -> None:
+    weights = {"w": np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32) / 6, "half": np.float32(0.5)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["a", "half"], ["b"], name="less"),
+        helper.make_node("Conv", ["b", "w"], ["c"], name="two", pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["c", "half"], ["d"], name="least"),
+        helper.make_node("Add", ["b", "d"], ["y"], name="sum"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 4, 6, 6])], [("y", [1, 4, 6, 6])], weights), "m")
+    made = Quantize(flavour="fixed")(model, Given(model, replace(synthetic(model, 16), synthetic=False)))
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    ort.InferenceSession(made.to_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_what_is_rounded_already_is_not_rounded_again(net: tuple[Model, Given], rounding: Any) -> None:
+    model, given = net
+    once = Quantize(flavour="fixed", rounding=rounding, keep=("dense",))(model, given)
+    twice = Quantize(flavour="fixed", bits=4)(once, given)
+    whole = Quantize(flavour="fixed", bits=4, only=("dense",))(once, given)
+    assert twice.to_bytes() == whole.to_bytes(), "another node than the one that was left took part"
+    assert Quantize(flavour="fixed", bits=4).nodes(once) == ["dense"]
+
+
+def test_integers_of_another_form_are_refused(net: tuple[Model, Given]) -> None:
+    model, given = net
+    dynamic = Quantize(flavour="dynamic")(model, given)
+    with pytest.raises(PassError, match="DynamicQuantizeLinear computes on integers already"):
+        Quantize(flavour="fixed")(dynamic, given)
+
+
+def test_outputs_of_foreign_operators_keep_their_types(build: Any) -> None:
+    weights = {"a": np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["p"], name="one"), helper.make_node("MatMul", ["p", "p"], ["y"], name="two")]
+    model = Model.from_proto(build(nodes, [("x", [32, 32])], [("y", [32, 32])], weights), "m")
+    given = Given(model, replace(synthetic(model, 4), synthetic=False))
+    packed = Quantize(flavour="weights")(model, given)
+    made, _ = fixed_point(packed, dict.fromkeys(("x", "p", "y"), (-8.0, 7.0)), ["one", "two"], bits=8, rounding="half_even")
+    assert "p/wide" in value_types(Model.from_proto(made, "m").proto.graph)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from edgesdk_converters.accuracy import relative_error
+from edgesdk_converters.calibration import synthetic
 from edgesdk_converters.errors import EdgeError, PassError
 from edgesdk_converters.fold import Fold
+from edgesdk_converters.graph import value_types
 from edgesdk_converters.model import Model
+from edgesdk_converters.quantize import Quantize
 from edgesdk_converters.reference import Reference
 
 F = np.float32
@@ -217,3 +222,37 @@ def test_onnx_operator_tests_compute_the_same_after_folding(node_cases: list[Any
         compared += 1
     assert compared >= 1150
     assert len(refused) <= 4, refused
+
+
+def test_equal_integers_of_two_layers_stay_apart(build: Any, given: Any) -> None:
+    """ONNX Runtime fails on shared integers where it changes their sign at loading."""
+    weights = {"w": np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32) / 6}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w"], ["y"], name="two", pads=[1, 1, 1, 1]),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 4, 6, 6])], [("y", [1, 4, 6, 6])], weights), "m")
+    what = given(model, dataclasses.replace(synthetic(model, 4), synthetic=False))
+    for flavour in ("u8s8", "qoperator"):
+        folded = Fold()(Quantize(flavour=flavour)(model, what), what)  # type: ignore[arg-type]
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        ort.InferenceSession(folded.to_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def test_types_that_nobody_can_infer_are_kept(build: Any, given: Any) -> None:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((32, 32)).astype(np.float32) / 6 for name in ("a", "b")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], name="one"),
+        helper.make_node("MatMul", ["p", "b"], ["q"], name="two"),
+        helper.make_node("Identity", ["q"], ["y"], name="same"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 32])], [("y", [1, 32])], weights), "m")
+    what = given(model)
+    packed = Quantize(flavour="weights")(model, what)
+    folded = Fold()(packed, what)
+    assert [node.op_type for node in folded.proto.graph.node] == ["MatMulNBits", "MatMulNBits"]
+    assert value_types(folded.proto.graph)["p"] == value_types(packed.proto.graph)["p"]
+    for sample in what.train:
+        np.testing.assert_array_equal(Reference(folded).run(sample)["y"], Reference(packed).run(sample)["y"])

@@ -18,6 +18,7 @@ from edgesdk_converters.low_rank import LowRank
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
 from edgesdk_converters.reference import Reference
+from edgesdk_converters.rotate import Rotate, hadamard
 
 NETS = Path(__file__).parents[2] / "examples" / "fashion"
 Fashion = Callable[[str, int], tuple[Any, Any]]
@@ -152,3 +153,16 @@ def test_fine_tuning_brings_back_what_was_lost(fashion: Fashion) -> None:
     shapes = [{t.name: tuple(t.dims) for t in m.proto.graph.initializer} for m in (bare, repaired)]
     assert shapes[0] == shapes[1]
     assert all(np.isfinite(numpy_helper.to_array(tensor)).all() for tensor in repaired.proto.graph.initializer)
+
+
+def test_a_flat_spectrum_gives_up_nothing_before_others_and_rotations_stay(build: Any) -> None:
+    """An orthogonal matrix has singular values that differ by rounding alone: these differences mean nothing."""
+    rng = np.random.default_rng(4)
+    model = two(build, thin(32, 32, 6), hadamard(32, 32).astype(np.float32))
+    made = LowRank(removed=0.25)(model, given(model))
+    assert [node.name for node in made.proto.graph.node] == ["one/down", "one", "relu", "two"]
+    assert difference(model, made) < 1e-4
+    dense = two(build, *(rng.standard_normal((32, 32)).astype(np.float32) for _ in range(2)))
+    rotated = Rotate(threshold=0.0)(dense, given(dense))
+    names = [node.name for node in LowRank(removed=0.6)(rotated, given(rotated)).proto.graph.node]
+    assert "one/rotate" in names and "one/rotate/down" not in names

@@ -509,3 +509,11 @@ def test_onnx_operator_tests_load_or_are_refused_for_a_reason_that_holds(node_te
     assert refused["op_type:MeanVarianceNormalization"] <= 1
     assert refused["has size 0"] <= 40
     assert loaded >= 1200, refused
+
+
+def test_a_value_of_no_type_is_no_valid_model(build: Any) -> None:
+    nodes = [helper.make_node("Foreign", ["x"], ["y"], domain="some.where"), helper.make_node("Relu", ["y"], ["z"])]
+    proto = build(nodes, [("x", [2])], [("z", [2])], domains=["some.where"])
+    proto.graph.value_info.add(name="y").type.tensor_type.shape.dim.add(dim_value=2)
+    with pytest.raises(ModelError, match="shapes do not fit together"):
+        Model.from_proto(proto, "m")

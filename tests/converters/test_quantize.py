@@ -16,6 +16,7 @@ from edgesdk_converters.accuracy import relative_error
 from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.errors import PassError
 from edgesdk_converters.fold import Fold
+from edgesdk_converters.half import Half
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
 from edgesdk_converters.quantize import Flavour, Quantize, named, weighted
@@ -355,3 +356,95 @@ def test_an_average_has_a_scale_of_its_own(build: Any) -> None:
         scales = {n.input[0]: float(stored(made)[n.input[1]]) for n in made.proto.graph.node if n.op_type == "QuantizeLinear"}
         assert scales["p"] < 0.4 * scales["r" if flavour != "tensorrt" else "x"]
         assert close(model, made, samples) < 0.02
+
+
+# --- graphs that another pass was at before ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_fp16_stays_fp16(net: tuple[Model, Given], flavour: Flavour) -> None:
+    model, given = net
+    half = Half()(model, given)
+    with pytest.raises(PassError, match="to quantise; its 3 layers are kept, are no float32"):
+        Quantize(flavour=flavour)(half, given)
+
+
+@pytest.mark.parametrize("first", FLAVOURS)
+@pytest.mark.parametrize("second", FLAVOURS)
+def test_what_is_quantised_is_not_quantised_again(build: Any, first: Flavour, second: Flavour) -> None:
+    rng = np.random.default_rng(9)
+    weights = {name: rng.standard_normal((32, 32)).astype(np.float32) / 6 for name in ("a", "b")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], name="one"),
+        helper.make_node("Relu", ["p"], ["q"], name="relu"),
+        helper.make_node("MatMul", ["q", "b"], ["y"], name="two"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [4, 32])], [("y", [4, 32])], weights), "m")
+    samples = real(model)
+    given = Given(model, samples)
+    part = Quantize(flavour=first, keep=("two",), reduce_range=True)(model, given)
+    assert Quantize(flavour=second).layers(part) == ["two"]
+    both = Quantize(flavour=second, reduce_range=True)(part, given)
+    assert 0 < close(model, both, samples) < 0.06
+    with pytest.raises(PassError, match="to quantise"):
+        Quantize(flavour=second)(both, given)
+    names = [node.name for node in both.proto.graph.node]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("factors", [{"alpha": 0.5}, {"beta": 2.0}, {"alpha": 2.0, "beta": 0.5, "transB": 1}], ids=str)
+@pytest.mark.parametrize("biased", [True, False])
+def test_dynamic_takes_layers_with_factors(build: Any, factors: dict[str, Any], biased: bool) -> None:
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.standard_normal((8, 8)).astype(np.float32), "c": rng.standard_normal(8).astype(np.float32)}
+    node = helper.make_node("Gemm", ["x", "w", "c"][: 3 if biased else 2], ["y"], name="dense", **factors)
+    model = Model.from_proto(build([node], [("x", [3, 8])], [("y", [3, 8])], weights), "m")
+    samples = real(model)
+    made = Quantize(flavour="dynamic", reduce_range=True)(model, Given(model, samples))
+    assert "MatMulInteger" in [node.op_type for node in made.proto.graph.node]
+    assert 0 < close(model, made, samples) < 0.05
+
+
+def test_dynamic_shares_no_integers(build: Any) -> None:
+    weights = {"w": np.random.default_rng(5).standard_normal((8, 8)).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="one"),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="two"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [3, 8])], [("y", [3, 8])], weights), "m")
+    made = Quantize(flavour="dynamic")(model, Given(model, real(model)))
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    ort.InferenceSession(made.to_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_constants_that_are_nodes_are_quantised_like_stored_ones(build: Any, flavour: Flavour) -> None:
+    rng = np.random.default_rng(5)
+    weights = {"w": rng.standard_normal((16, 16, 1, 1)).astype(np.float32), "c": rng.standard_normal(16).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "c"], ["y"], name="conv"),
+        helper.make_node("Flatten", ["y"], ["f"], name="flat"),
+    ]
+    if flavour == "dynamic":
+        weights["w"] = weights["w"].reshape(16, 16)
+        nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["f"], name="dense")]
+    constants = [helper.make_node("Constant", [], [name], name=name, value=numpy_helper.from_array(value, name))
+                 for name, value in weights.items()]  # fmt: skip
+    shape = [1, 16] if flavour == "dynamic" else [1, 16, 1, 1]
+    made = []
+    for stored_ones, first in ((weights, []), ({}, constants)):
+        proto = build([*first, *nodes], [("x", shape)], [("f", [1, 16])], stored_ones)
+        model = Model.from_proto(proto, "m")
+        made.append(Quantize(flavour=flavour)(model, Given(model, real(model))))
+    assert made[0].to_bytes() == made[1].to_bytes()
+
+
+def test_there_is_no_integer_operator_for_a_transposed_convolution(build: Any) -> None:
+    weights = {"w": np.random.default_rng(5).standard_normal((4, 4, 3, 3)).astype(np.float32)}
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="up")
+    model = Model.from_proto(build([node], [("x", [1, 4, 4, 4])], [("y", [1, 4, 6, 6])], weights), "m")
+    assert Quantize(flavour="u8s8").layers(model) == ["up"]
+    with pytest.raises(PassError, match="to quantise"):
+        Quantize(flavour="qoperator")(model, Given(model, real(model)))

@@ -19,6 +19,35 @@ from edgesdk_converters.recipe import Recipe, read_toml
 RECIPE = Recipe((Fold(size_limit_bytes=1000), Expand(("Gelu", 'a "b" \\ ünï\x7f\n')), Half(headroom=2.5), Half()))
 
 
+SPLIT = Recipe((Fold(),), (Half(headroom=2.5),), (Half(),), ("block/add", "ünï"))
+
+
+def test_sections_for_the_parts_of_a_split_model_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(SPLIT.to_toml(), encoding="utf-8")
+    assert Recipe.load(path) == SPLIT == Recipe.from_plain(SPLIT.to_plain(), "here")
+    assert [step.name for step in SPLIT.every] == ["fold", "half", "half"]
+    changed = SPLIT.with_settings({"half.headroom": "3"})
+    assert [step.headroom for step in changed.every[1:]] == [3.0, 3.0] and changed.split == SPLIT.split  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[head]]\npass = "half"\n', "no cut"),
+        ("[split]\n", "'split' names no tensors"),
+        ("[split]\nat = 'x'\n", "'split' names no tensors"),
+        ("[split]\nat = ['x']\nbits = 3\n", "'split' names no tensors"),
+        ("split = 3\n", "'split' names no tensors"),
+    ],
+)
+def test_a_cut_that_is_none_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=told):
+        Recipe.load(path)
+
+
 def test_a_recipe_as_toml_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.to_toml(), encoding="utf-8")
@@ -38,7 +67,7 @@ def test_a_recipe_as_toml_reads_back_the_same(tmp_path: Path) -> None:
         ("[[whole]]\npass = 'half'\nheadroom = 'two'", "pass half.headroom: got 'two', expected a number"),
         ("[[whole]]\npass = 'half'\nname = 'x'", "unknown name 'name'"),
         ("[[whole]]\npass = 3", "unknown pass"),
-        ("[[heads]]\npass = 'half'", "unknown section 'heads'; known: whole"),
+        ("[[heads]]\npass = 'half'", "unknown section 'heads'; known: whole, head, tail, split"),
         ("[whole]\npass = 'half'", r"write each pass as a \[\[whole\]\] table"),
         ("whole = 3", r"write each pass as a \[\[whole\]\] table"),
         ("[[whole]\n", "is not valid TOML"),

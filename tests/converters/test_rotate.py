@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgesdk_converters.accuracy import relative_error
 from edgesdk_converters.calibration import Samples, synthetic
@@ -96,3 +96,42 @@ def test_options_are_checked() -> None:
     for options in ({"block": 48}, {"block": 1}, {"threshold": -1.0}):
         with pytest.raises(PassError):
             Rotate(**options)  # type: ignore[arg-type]
+
+
+def test_what_is_rotated_is_not_rotated_again(outliers: tuple[Model, Samples]) -> None:
+    model, samples = outliers
+    given = Given(model, samples)
+    once = Rotate(threshold=0.0)(model, given)
+    assert Rotate(threshold=0.0)(once, given).to_bytes() == once.to_bytes()
+
+
+def test_names_that_are_taken_stay_what_they_name(outliers: tuple[Model, Samples]) -> None:
+    model, samples = outliers
+    proto = model.copy_proto()
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "one/rotate/matrix"))
+    proto.graph.node.insert(1, helper.make_node("Mul", ["m", "one/rotate/matrix"], ["one/rotate"], name="other"))
+    proto.graph.node[2].input[0] = "one/rotate"
+    named = model.changed(proto)
+    made = Rotate()(named, Given(named, samples))
+    assert parity(named, made, samples) <= 1e-5
+    assert sum(node.name.endswith("/rotate") for node in made.proto.graph.node) == 2
+
+
+@pytest.mark.parametrize("flavour", ["u8s8", "s8s8", "tensorrt"])
+def test_a_relu_before_a_rotation_stays_when_the_rest_is_quantised(build: Any, flavour: Any) -> None:
+    """Integers behind a Relu would clip at zero for it; before a rotation there are none."""
+    rng = np.random.default_rng(1)
+    weights = {name: rng.standard_normal((16, 16)).astype(np.float32) / 4 for name in ("a", "b")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["p"], name="one"),
+        helper.make_node("Relu", ["p"], ["q"], name="relu"),
+        helper.make_node("MatMul", ["q", "b"], ["y"], name="two"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [4, 16])], [("y", [4, 16])], weights), "m")
+    random = synthetic(model, 16)
+    samples = Samples(random.arrays, "a test", leading_axis=random.leading_axis)
+    given = Given(model, samples)
+    rotated = Rotate(threshold=0.0)(model, given)
+    made = Quantize(flavour=flavour)(rotated, given)
+    assert "relu" in [node.name for node in made.proto.graph.node]
+    assert parity(model, made, samples) < 0.05

@@ -17,6 +17,7 @@ from edgesdk_converters.model import Model
 from edgesdk_converters.packing import packed_bytes, unpack
 from edgesdk_converters.quantize import Quantize, weighted
 from edgesdk_converters.reference import Reference
+from edgesdk_converters.rotate import Rotate
 from edgesdk_converters.weight_only import coded, weight_only
 
 from .. import fashion
@@ -102,7 +103,7 @@ def test_stored_weights_come_back_within_half_a_step(conv_net: onnx.ModelProto, 
         original = numpy_helper.to_array(before[name])
         probe = helper.make_model(
             helper.make_graph([back], "g", [], [helper.make_tensor_value_info(back.output[0], TensorProto.FLOAT, original.shape)],
-                              [tensors[back.input[0]], tensors[back.input[1]]]),
+                              [tensors[name] for name in back.input]),
             opset_imports=proto.opset_import, ir_version=proto.ir_version,
         )  # fmt: skip
         (values,) = run(probe, {})
@@ -226,3 +227,47 @@ def test_a_flavour_that_finds_nothing_says_so(build: Any, given: Any) -> None:
         Quantize(flavour="weights")(model, given(model))
     with pytest.raises(PassError, match=r"bits = 3; allowed: 4 or 8"):
         Quantize(flavour="weights", bits=3)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_layers_share_is_loaded_where_integers_change_their_sign(build: Any, given: Any, bits: int) -> None:
+    """On x86 with exact sums; zero points must be spelt out there, and 8-bit integers have one reader."""
+    weights = {"w": np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32) / 12}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="one", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Conv", ["b", "w"], ["y"], name="two", pads=[1, 1, 1, 1]),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 16, 6, 6])], [("y", [1, 16, 6, 6])], weights), "m")
+    what = given(model)
+    made = Quantize(flavour="stored", bits=bits)(model, what)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(made.to_bytes(), options, providers=["CPUExecutionProvider"])
+    sample = next(iter(what.train))
+    np.testing.assert_allclose(session.run(None, sample)[0], Reference(made).run(sample)["y"], atol=0.05)
+
+
+@pytest.mark.parametrize("flavour", ["weights", "stored"])
+def test_only_layers_that_are_quantised_are_counted(build: Any, given: Any, flavour: Any) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"big": rng.standard_normal((32, 32)).astype(np.float32), "small": rng.standard_normal((32, 4)).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "big"], ["a"], name="one"),
+        helper.make_node("MatMul", ["a", "small"], ["y"], name="two"),
+    ]
+    model = Model.from_proto(build(nodes, [("x", [1, 32])], [("y", [1, 4])], weights), "m")
+    step = Quantize(flavour=flavour)
+    assert step.nodes(model) == ["one"]
+    assert "1 weighted layers quantised, 1 left in float" in step(model, given(model)).history[-1].note
+    with pytest.raises(PassError, match="its 2 layers are kept, are no float32, or too small"):
+        Quantize(flavour=flavour, keep=("one",))(model, given(model))
+
+
+def test_rotations_are_no_weights(build: Any, given: Any) -> None:
+    weights = {"w": np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="one")
+    model = Model.from_proto(build([node], [("x", [1, 32])], [("y", [1, 32])], weights), "m")
+    rotated = Rotate(threshold=0.0)(model, given(model))
+    made = Quantize(flavour="weights", bits=4)(rotated, given(model))
+    assert [node.op_type for node in made.proto.graph.node] == ["MatMul", "MatMulNBits"]

@@ -1,0 +1,252 @@
+"""Splitting: an export in two parts. The head goes to the device, the tail to a server; together they hold the contract.
+
+Both are whole bundles that lie inside that of the split model: the same files run both in one place, or each in its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesdk_converters import accuracy, fields
+from edgesdk_converters.errors import ModelError
+from edgesdk_converters.recipe import Recipe
+from edgesdk_targets import bundle as bundles
+from edgesdk_targets import golden, runner
+from edgesdk_targets.bundle import MANIFEST, Bundle, Manifest, Optimization, Runtime
+from edgesdk_targets.figure import Figure, counted
+from edgesdk_targets.report import Report
+from edgesdk_targets.split_runner import HEAD, TAIL
+from edgesdk_targets.target import Role, Segment, Target
+
+from .trial import EXACT, Trial, known_of, source_size
+
+if TYPE_CHECKING:
+    from edgesdk_converters.split import Cut
+
+    from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Given, Pass
+
+Array = NDArray[Any]
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """Where to cut and what crosses.
+
+    `at` is a tensor, or auto: the cut with the fewest bytes of those whose head has at most `head_share` of the MACs. `bits`
+    below 32 quantise and pack what crosses; 32 sends the tensor as it is.
+    """
+
+    at: str = AUTO
+    bits: int = 32
+    head_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.bits != 32 and not 2 <= self.bits <= 8:
+            raise ModelError(f"the payload has {self.bits} bits a value; allowed: 2 to 8, or 32 for the tensor as it is")
+        if not 0 < self.head_share <= 1:
+            raise ModelError(f"the head may have {self.head_share} of the MACs; allowed: above 0, up to 1")
+
+
+def chosen(model: Model, how: Splitting) -> tuple[Cut, str]:
+    """The cut to make in a model, and why. Raises ModelError where there is none."""
+    from edgesdk_converters.split import cuts
+
+    found = cuts(model)
+    if not found:
+        raise ModelError(
+            f"{model.name} has no tensor through which all paths go", "edgesdk cuts MODEL --pairs lists pairs of tensors"
+        )
+    if how.at != AUTO:
+        for cut in found:
+            if cut.tensors == (how.at,):
+                return cut, "as asked"
+        from edgesdk_converters.split import split
+
+        split(model, (how.at,))  # says why it is none
+        raise ModelError(f"{how.at!r} is no cut of {model.name}", "edgesdk cuts MODEL lists them")
+    whole = found[0].head_macs + found[0].tail_macs
+    cheap = [cut for cut in found if cut.head_macs <= how.head_share * whole]
+    if not cheap:
+        raise ModelError(
+            f"no cut of {model.name} has a head of at most {how.head_share:.0%} of the MACs; the cheapest has "
+            f"{min(cut.head_macs for cut in found) / max(whole, 1):.1%}", "give --head-share, or --split TENSOR",
+        )  # fmt: skip
+    best = min(cheap, key=lambda cut: (cut.bytes, cut.head_macs))
+    return best, f"the fewest bytes of {len(cheap)} cuts whose head has at most {how.head_share:.0%} of the MACs"
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The passes of a recipe for which the cut may not be known yet."""
+
+    whole: tuple[Pass, ...]
+    head: tuple[Pass, ...]
+    tail: tuple[Pass, ...]
+    split: tuple[str, ...] = ()
+
+
+def split_export(
+    devices: tuple[Target, Target],
+    precision: str,
+    sections: Sections,
+    how: Splitting,
+    trial: Trial,
+    bound: float,
+    begin: float,
+    made_by: str,
+) -> tuple[Manifest, dict[str, bytes], Report, Recipe]:
+    """The bundle of a split model, checked as a whole, its report, and the recipe with the cut that was chosen.
+
+    `devices` are the targets of head and tail. Raises ContractBroken where both together lose more than was promised.
+    """
+    run = _Run(devices, precision, sections, how, trial, made_by)
+    return run.finished(bound, begin)
+
+
+class _Run:
+    def __init__(
+        self, devices: tuple[Target, Target], precision: str, sections: Sections, how: Splitting, trial: Trial, made_by: str
+    ) -> None:
+        from edgesdk_converters.split import split
+
+        from edgesdk_converters.payload import ENDING, Payload
+
+        self.devices, self.precision, self.trial, self.made_by = devices, precision, trial, made_by
+        steps = sections.whole
+        self.whole = trial.convert(Recipe(steps), None)
+        self.notes: list[str] = []
+        self.cut = sections.split
+        if not self.cut:
+            cut, why = chosen(self.whole, how)
+            trial.notes.append(f"cut at {', '.join(cut.tensors)}: {why}")
+            self.cut = cut.tensors
+            if how.bits < 32:
+                trial.progress("pass payload")
+                payload = Payload(at=cut.tensors[0], bits=how.bits)
+                self.whole, steps = payload(self.whole, trial.given()), (*steps, payload)
+                self.cut = (f"{payload.at}{ENDING}",)
+        self.recipe = Recipe(steps, sections.head, sections.tail, self.cut)
+        self.notes.append("a plain cut: the network's own tensor crosses, not that of a learned bottleneck")
+        head, tail = split(self.whole, self.cut)
+        self.plain = (head, tail)
+        given = trial.given()
+        self.parts = (self._converted(head, self.recipe.head, given), self._converted(tail, self.recipe.tail, given))
+        self.segments = tuple(Segment(part, role) for part, role in zip(self.parts, _ROLES, strict=True))
+        for device, segment in zip(devices, self.segments, strict=True):
+            trial.progress(f"checking the {segment.role} against {device.device.name}")
+            device.check(segment)
+        self.compiled = tuple(device.compile(segment) for device, segment in zip(devices, self.segments, strict=True))
+
+    def _converted(self, part: Model, steps: Sequence[Pass], given: Given) -> Model:
+        return Recipe(tuple(steps)).run(part, replace(given, source=part))
+
+    def finished(self, bound: float, begin: float) -> tuple[Manifest, dict[str, bytes], Report, Recipe]:
+        levels: tuple[Optimization, ...] = ("all", "extended", "basic")
+        tried = []
+        for level in levels if self.precision == "fp32" else levels[:1]:
+            inner = self._inner(level)
+            tried.append((self._error(inner), level, inner))
+            if tried[-1][0] <= EXACT:
+                break
+        _, level, inner = min(tried, key=lambda one: one[0])
+        if level != "all":
+            self.notes.append(
+                f"graph optimisation {level!r}: the runtime's own rewriting beyond it moved outputs by {tried[0][0]:.2g}"
+            )
+        outer, files = self._outer(inner)
+        compiled = replace(self.compiled[0], files=files, runtime=outer.runtime, plan=(), notes=())
+        manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, self._known(inner))
+        return manifest, everything, report, self.recipe
+
+    def _inner(self, level: Optimization) -> tuple[Bundle, Bundle]:
+        """Head and tail as bundles with golden vectors of their own; what the head gives are the inputs of the tail's."""
+        trial = self.trial
+        made: list[Bundle] = []
+        cases: Sequence[Mapping[str, Array]] = trial.cases
+        for place, role in enumerate(_ROLES):
+            compiled, part = self.compiled[place], self.parts[place]
+            manifest = Manifest(
+                name=trial.source.name, target=self.devices[place].name, device=self.devices[place].device.name,
+                precision=self.precision if role == "head" else "fp32", signature=part.signature,
+                runtime=replace(compiled.runtime, optimization=level),
+                role=role, model=_model(trial.source, part), recipe=self.recipe.to_plain(),
+                history=tuple(fields.plain(step) for step in part.history), plan=compiled.plan, notes=compiled.notes,
+                made_by=self.made_by,
+            )  # fmt: skip
+            from edgesdk_converters.reference import Reference
+
+            wanted = [Reference(self.plain[place]).run(case) for case in cases]
+            loaded = runner.load(bundles.draft(Path(role), manifest, compiled.files), runner.RunOptions(1, allow_fallback=True))
+            try:
+                names = [output.name for output in part.signature.outputs]
+                got = [dict(zip(names, loaded.run(case), strict=True)) for case in cases]
+            finally:
+                loaded.close()
+            entry, vectors = golden.make(
+                cases, got, wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=trial.origin
+            )
+            made.append(bundles.draft(Path(f"{role}.edge"), replace(manifest, golden=entry), {**compiled.files, **vectors}))
+            cases = got
+        return made[0], made[1]
+
+    def _outer(self, inner: tuple[Bundle, Bundle]) -> tuple[Manifest, dict[str, bytes]]:
+        trial, device = self.trial, self.devices[0]
+        files = bundles.inside(inner[0], HEAD) | bundles.inside(inner[1], TAIL)
+        runtime = Runtime(
+            name="split", file=f"{HEAD}/{MANIFEST}", minimum="",
+            providers=tuple({p.name: p for part in inner for p in part.manifest.runtime.providers}.values()),
+        )  # fmt: skip
+        manifest = Manifest(
+            name=trial.source.name, target=device.name, device=device.device.name, precision=self.precision,
+            signature=self.whole.signature, runtime=runtime, role="split",
+            model=_model(trial.source, self.whole) | {"head": inner[0].digest, "tail": inner[1].digest},
+            recipe=self.recipe.to_plain(), history=tuple(fields.plain(step) for step in self.whole.history),
+            notes=tuple(self.notes), made_by=self.made_by,
+        )  # fmt: skip
+        return manifest, files
+
+    def _error(self, inner: tuple[Bundle, Bundle]) -> float:
+        manifest, files = self._outer(inner)
+        loaded = runner.load(bundles.draft(Path("split"), manifest, files), runner.RunOptions(1, allow_fallback=True))
+        try:
+            names = [output.name for output in manifest.signature.outputs]
+            got = [dict(zip(names, loaded.run(case), strict=True)) for case in self.trial.cases]
+        finally:
+            loaded.close()
+        return accuracy.distance(got, self.trial.wanted).relative
+
+    def _known(self, inner: tuple[Bundle, Bundle]) -> list[Figure]:
+        """Totals first: what crosses; then each part's own figures."""
+        crossing = sum(_bytes(spec.shape, spec.dtype) for spec in inner[0].manifest.signature.outputs)
+        inputs = sum(_bytes(spec.shape, spec.dtype) for spec in inner[0].manifest.signature.inputs)
+        rows = [
+            counted(
+                "link_bytes", crossing, f"the tensors that cross, without what a protocol adds; the input has {inputs:,}", "link"
+            ),
+            source_size(self.trial.source),
+        ]
+        for place, role in enumerate(_ROLES):
+            found = known_of(self.devices[place], self.segments[place], self.compiled[place], inner[place].manifest.precision)
+            rows += [replace(row, segment=role) for row in found]
+        return rows
+
+
+_ROLES: tuple[Role, Role] = ("head", "tail")
+
+
+def _model(source: Model, part: Model) -> dict[str, Any]:
+    return {"source": source.digest, "sha256": part.digest, "opset": part.opset, "ir": part.proto.ir_version}
+
+
+def _bytes(shape: Sequence[int | str], dtype: str) -> int:
+    """Bytes of a tensor; a dimension that is not fixed counts as one."""
+    return math.prod(dim if isinstance(dim, int) else 1 for dim in shape) * np.dtype(dtype).itemsize

@@ -1,0 +1,67 @@
+"""SplitRunner: head and tail of a split model one after the other, in the place where the bundle is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesdk_converters.errors import BundleError
+
+from . import runner as runners
+from .bundle import Bundle, nested
+from .runner import DEFAULTS, Runner, RunnerFacts, RunOptions
+
+Array = NDArray[Any]
+HEAD, TAIL = "head.edge", "tail.edge"
+"""Folders of the two bundles inside that of the split model."""
+
+
+class SplitRunner:
+    """Runs both parts here. Their bundles lie inside that of the split model, each whole: either can be copied elsewhere."""
+
+    def __init__(self, bundle: Bundle, options: RunOptions = DEFAULTS) -> None:
+        parts = [nested(bundle, name) for name in (HEAD, TAIL)]
+        for part, role in zip(parts, ("head", "tail"), strict=True):
+            if part.manifest.role != role:
+                raise BundleError(f"{part.path} is a {part.manifest.role}, not the {role} of a split model", "export it anew")
+        crossing, wanted = parts[0].manifest.signature.outputs, parts[1].manifest.signature.inputs
+        if [(s.name, s.dtype, s.shape) for s in crossing] != [(s.name, s.dtype, s.shape) for s in wanted]:
+            raise BundleError(f"head and tail of {bundle.path} do not fit together", "export it anew")
+        self._crossing = [spec.name for spec in crossing]
+        self._names = [spec.name for spec in bundle.manifest.signature.outputs]
+        self._head: Runner = runners.load(parts[0], options)
+        try:
+            self._tail: Runner = runners.load(parts[1], options)
+        except BaseException:
+            self._head.close()
+            raise
+        facts = [self._head.facts, self._tail.facts]
+        same = facts[0].runtime == facts[1].runtime and facts[0].version == facts[1].version
+        providers = tuple(dict.fromkeys(name for one in facts for name in one.providers))
+        self.facts = RunnerFacts(
+            facts[0].runtime if same else f"{facts[0].runtime} {facts[0].version} and {facts[1].runtime}",
+            f"{facts[1].version} in two parts", providers, any(one.fallback for one in facts),
+        )  # fmt: skip
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        return self._tail.run(self.crossing(feed))
+
+    def crossing(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """What the head gives: the tensors that cross, by name."""
+        return dict(zip(self._crossing, self._head.run(feed), strict=True))
+
+    def run_into(self, feed: Mapping[str, Array], out: Mapping[str, Array]) -> None:
+        self._tail.run_into({name: np.ascontiguousarray(value) for name, value in self.crossing(feed).items()}, out)
+
+    def count_nodes(self, feed: Mapping[str, Array]) -> Mapping[str, int]:
+        found = dict(self._head.count_nodes(feed))
+        for name, count in self._tail.count_nodes(self.crossing(feed)).items():
+            found[name] = found.get(name, 0) + count
+        return found
+
+    def close(self) -> None:
+        self._head.close()
+        self._tail.close()

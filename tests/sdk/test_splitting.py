@@ -1,0 +1,162 @@
+"""Exports in two parts: head and tail are bundles of their own, together they are the model, and the contract is on both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgesdk
+from edgesdk.exporting import prepare
+from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, ModelError, RecipeError
+from edgesdk_targets.bundle import open_bundle
+
+from ..fashion import samples
+from .conftest import run_here
+
+NETS = Path(__file__).parents[2] / "examples" / "fashion"
+PI = "raspberry-pi-4"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return {"data": samples("t10k", 0, 400), "train": samples("train", 0, 300)}
+
+
+@pytest.fixture(scope="module")
+def made(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("split") / "resnet.edge"
+    return edgesdk.export(NETS / "fashion_resnet.onnx", device=PI, split="auto", payload_bits=4, max_drop=2.0, out=out, **data)
+
+
+def test_the_folder_holds_two_whole_bundles_that_give_together_what_the_model_gives(made: Any, data: dict[str, Any]) -> None:
+    head, tail = (open_bundle(made.path / name) for name in ("head.edge", "tail.edge"))
+    assert (head.manifest.role, head.manifest.target) == ("head", "raspberry-pi")
+    assert (tail.manifest.role, tail.manifest.target) == ("tail", "server")
+    assert made.manifest.model["head"] == head.digest and made.manifest.model["tail"] == tail.digest
+    (crossing,) = head.manifest.signature.outputs
+    assert crossing.dtype == "uint8" and crossing.name.endswith("/payload")
+    image = data["data"]["image"][:1]
+    with edgesdk.load(made.path) as session:
+        together = session.run({"image": image})["logits"]
+    from edgesdk_targets import runner
+
+    one, two = runner.load(head), runner.load(tail)
+    sent = one.run({"image": image})[0]
+    assert sent.dtype == np.uint8
+    assert np.array_equal(two.run({crossing.name: sent})[0], together)
+
+
+def test_the_report_tells_of_both_parts_and_of_what_crosses(made: Any) -> None:
+    report = made.report()
+    rows = {(row.name, row.segment): row for row in report.rows if row.layer is None}
+    link = rows["link_bytes", "link"]
+    (crossing,) = open_bundle(made.path / "head.edge").manifest.signature.outputs
+    assert link.value == np.prod(crossing.shape) and link.provenance == "measured" and "the input has 3,136" in link.method
+    whole = 12_386_304
+    assert 0 < rows["macs", "head"].value <= 0.25 * whole < rows["macs", "tail"].value
+    assert rows["latency_ms", "head"].where == PI and rows["latency_ms", "head"].provenance == "estimated"
+    assert rows["accuracy_drop", "whole"].value <= 2.0 and report.contract.status == "passed"
+    told = " ".join(report.notes)
+    assert "a plain cut" in told and "the fewest bytes of" in told and "values of 4 bits" in told
+
+
+def test_it_verifies_measures_and_runs_as_any_bundle(made: Any, tmp_path: Path) -> None:
+    assert edgesdk.verify(made.path).contract.status == "passed"
+    assert edgesdk.verify(made.path / "head.edge").rows
+    found = edgesdk.measure(made.path, runs=20).find("latency_ms")
+    assert found is not None and found.provenance == "measured"
+    assert edgesdk.measure(made.path / "tail.edge", runs=20).find("latency_ms") is not None
+    with pytest.raises(DeviceError, match="is the head of a split model"):
+        edgesdk.load(made.path / "head.edge")
+    done = run_here(f"inspect {made.path} --json", tmp_path)
+    assert done.code == 0 and json.loads(done.out)["role"] == "split", done.err
+
+
+def test_a_byte_changed_in_either_part_is_found(made: Any, tmp_path: Path) -> None:
+    for file in ("head.edge/model.onnx", "tail.edge/model.onnx", "tail.edge/manifest.json", "head.edge/golden/outputs/0.npy"):
+        copy = tmp_path / "copy.edge"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(made.path, copy)
+        place = copy / file
+        damaged = bytearray(place.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        place.write_bytes(damaged)
+        with pytest.raises(BundleError):
+            edgesdk.verify(copy)
+
+
+def test_its_recipe_gives_the_same_bytes_again_and_so_does_a_zip(made: Any, data: dict[str, Any], tmp_path: Path) -> None:
+    net = NETS / "fashion_resnet.onnx"
+    again = edgesdk.export(net, device=PI, recipe=made.path, max_drop=2.0, out=tmp_path / "b.zip", **data)
+    assert again.digest == made.digest
+    with edgesdk.load(tmp_path / "b.zip") as session:
+        assert session.run({"image": data["data"]["image"][:1]})["logits"].shape == (1, 10)
+
+
+def test_a_plain_cut_in_float_is_the_whole_exactly(tmp_path: Path) -> None:
+    name = next(cut.tensors[0] for cut in edgesdk.cuts(NETS / "fashion_mobilenet.onnx") if cut.head_macs > 1_000_000)
+    made = prepare(NETS / "fashion_mobilenet.onnx", device=PI, split=name)
+    error = made.report.find("relative_error")
+    assert error is not None and error.value is not None and error.value <= 1e-5
+    assert made.manifest.recipe["split"] == {"at": [name]}
+    assert any(row.name == "link_bytes" for row in made.report.rows)
+
+
+@pytest.mark.parametrize("net", ["cnn", "mobilenet", "vit"])
+def test_the_head_can_have_integers_and_fewer_channels(net: str, data: dict[str, Any]) -> None:
+    made = prepare(
+        NETS / f"fashion_{net}.onnx", device=PI, precision="int8", split="auto", payload_bits=8, max_drop=25.0, prune=0.1,
+        settings={"quantize.repair": "false"}, **data,
+    )  # fmt: skip
+    assert made.report.contract.status == "passed"
+    plain = made.manifest.recipe
+    assert [step["pass"] for step in plain["whole"]] == ["fold", "prune", "payload"]
+    assert [step["pass"] for step in plain["head"]] == ["quantize"] and [step["pass"] for step in plain["tail"]] == ["fold"]
+
+
+def test_a_broken_contract_leaves_nothing(data: dict[str, Any], tmp_path: Path) -> None:
+    net = NETS / "fashion_resnet.onnx"
+    with pytest.raises(ContractBroken, match="top-1 accuracy drops"):
+        edgesdk.export(net, device=PI, split="auto", payload_bits=2, max_drop=5.0, out=tmp_path / "a.edge", **data)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_go_is_said(data: dict[str, Any]) -> None:
+    net = NETS / "fashion_cnn.onnx"
+    with pytest.raises(RecipeError, match="--payload-bits without --split"):
+        prepare(net, device=PI, payload_bits=4, **data)
+    with pytest.raises(RecipeError, match="--precision auto with --split"):
+        prepare(net, device=PI, split="auto", precision="auto", max_drop=1.0, **data)
+    with pytest.raises(ModelError, match="9 bits a value; allowed: 2 to 8, or 32"):
+        prepare(net, device=PI, split="auto", payload_bits=9, **data)
+    with pytest.raises(ModelError, match="nothing_of_that_name"):
+        prepare(net, device=PI, split="nothing_of_that_name", **data)
+    with pytest.raises(ModelError, match="no cut of fashion_cnn has a head of at most 0%"):
+        prepare(net, device=PI, split="auto", head_share=1e-9, **data)
+
+
+def test_the_command(data: dict[str, Any], tmp_path: Path) -> None:
+    for name, arrays in data.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    net = NETS / "fashion_mobilenet.onnx"
+    line = f"export {net} --device {PI} --split auto --payload-bits 8 --data data.npz --train train.npz --max-drop 2 --out m.edge"
+    done = run_here(line, tmp_path)
+    assert done.code == 0, done.err
+    assert "link_bytes" in done.out and (tmp_path / "m.edge" / "head.edge" / "manifest.json").is_file()
+    np.savez(tmp_path / "x.npz", image=data["data"]["image"][:1])
+    done = run_here("run m.edge --inputs x.npz --outputs y.npz", tmp_path)
+    assert done.code == 0 and "in two parts" in done.out, done.err
+    assert replace(edgesdk.verify(tmp_path / "m.edge").contract).status == "passed"
