@@ -29,7 +29,7 @@ PEER = Peer(  # MIT
 )
 SCORED = 512
 """Labelled samples that the peer's taylor takes gradients of: as many as ours."""
-COMPARED = Lessons(12_000, 2)
+COMPARED = Lessons(10_000, 2)
 """What every row of a comparison learns from."""
 Options = Mapping[str, Any]
 LAYER: Options = {"budget": "channels", "scope": "layer"}
@@ -82,17 +82,17 @@ PLANS: Mapping[str, Plan] = {
 
 def by_peer(net: Net, way: str) -> Made:
     """The network after torch-pruning. Raises EdgeError where it failed."""
+    script = Path(__file__).with_name("peers") / PEER.script
+    try:
+        python = installed(PEER)
+    except subprocess.CalledProcessError as error:
+        raise EdgeError(f"does not install: {error}") from error
 
     def make(_: Path) -> Model:
-        try:
-            python = installed(PEER)
-        except subprocess.CalledProcessError as error:
-            raise EdgeError(f"does not install: {error}") from error
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "model.onnx").write_bytes(net.folded.data)
             np.savez(folder / "train.npz", **fashion.samples("train", 0, SCORED))
-            script = Path(__file__).with_name("peers") / PEER.script
             command = [str(python), str(script), net.name, "model.onnx", "train.npz", way, "out.onnx"]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
             if done.returncode:
@@ -100,7 +100,6 @@ def by_peer(net: Net, way: str) -> Made:
             made = Model.load(folder / "out.onnx")
         return find("fold")()(made, net.given(LESSONS))
 
-    script = Path(__file__).with_name("peers") / PEER.script
     return cached([PEER.name, way, hashlib.sha256(script.read_bytes()).hexdigest()], net.folded, make)
 
 
@@ -146,7 +145,7 @@ def criteria(name: str) -> Iterator[tuple[str, ...]]:
 
 SHARED = 0.6
 """Of the MACs, gone where pruning and integers meet."""
-BOTH = Lessons(12_000, 2)
+BOTH = COMPARED
 
 
 def and_int8(name: str) -> Iterator[tuple[str, ...]]:
@@ -170,9 +169,8 @@ def and_int8(name: str) -> Iterator[tuple[str, ...]]:
         f"pruned; int8; qat {epochs} x {images:,}": net.made(bare, "quantize", {**int8, "qat": epochs}, images),
     }
     try:
-        after = net.made(net.made(net.folded, "quantize", int8), "prune", {**prune, "criterion": "magnitude"})
-        ways["int8; pruned by magnitude"] = after
-        ways[f"int8; pruned by magnitude; {BOTH}"] = net.learned(after, BOTH)
+        after = net.made(net.made(net.folded, "quantize", int8), "prune", prune)
+        ways[f"int8; pruned; {BOTH}"] = net.learned(after, BOTH)
     except EdgeError as error:
         print(f"fashion {name}, int8 then pruned: {error.message}", flush=True)
     ways["one export, max_drop 2"] = exported(net)

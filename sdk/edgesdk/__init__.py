@@ -26,6 +26,7 @@ _HOMES = {
     "Resize": "edgesdk_converters.signature",
     "Session": "edgesdk.session",
     "build": "edgesdk.api",
+    "cuts": "edgesdk.api",
     "estimate": "edgesdk.api",
     "export": "edgesdk.exporting",
     "inspect": "edgesdk.api",
@@ -47,6 +48,7 @@ __all__ = [
     "Resize",
     "Session",
     "build",
+    "cuts",
     "estimate",
     "export",
     "inspect",
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
     from edgesdk_targets.figure import Figure
     from edgesdk_targets.report import Report
 
-    from .api import build, estimate, inspect, measure, verify
+    from .api import build, cuts, estimate, inspect, measure, verify
     from .exporting import export
     from .session import Session, load
 

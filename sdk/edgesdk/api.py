@@ -22,6 +22,7 @@ from edgesdk_targets.target import make
 
 if TYPE_CHECKING:
     from edgesdk_converters.model import Model
+    from edgesdk_converters.split import Cut
 
 
 def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = runner.silent) -> Report:
@@ -152,6 +153,28 @@ def estimate(
         else ()
     )
     return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
+
+
+def cuts(
+    model: str | os.PathLike[str] | Model,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, float] | None = None,
+    pairs: bool = False,
+    progress: Callable[[str], None] = runner.silent,
+) -> tuple[Cut, ...]:
+    """Where a model falls in a head and a tail, in graph order: at one tensor, with `pairs` also at two.
+
+    Raises ModelError where shapes are not static.
+    """
+    from edgesdk_converters import split
+
+    from .sources import open_model
+
+    progress("loading the model")
+    source = open_model(model, shapes=shapes, constants=constants)
+    progress("looking for cuts")
+    return split.cuts(source, pairs=pairs)
 
 
 def inspect(

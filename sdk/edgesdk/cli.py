@@ -163,6 +163,33 @@ def inspect(source: str, shapes: tuple[str, ...], as_json: bool, **given: Any) -
 
 
 @cli.command()
+@click.argument("model")
+@click.option("--pairs", is_flag=True, help="Cuts of two tensors as well.")
+@click.option("--all", "every", is_flag=True, help="Every cut, not only those worth a look.")
+@click.option("--bits", type=click.IntRange(2, 8), default=4, help="One more column: bytes with so many bits a value.")
+@click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
+@_SHAPE
+@_JSON
+def cuts(
+    model: str, pairs: bool, every: bool, bits: int, constants: tuple[str, ...], shapes: tuple[str, ...], as_json: bool
+) -> None:
+    """List where MODEL can be cut in a head for a device and a tail for a server, and what would cross there."""
+    from edgesdk_converters import split
+
+    from . import cut_table
+    from .sources import open_model, parse_constants, parse_shapes
+
+    with _progress() as progress:
+        progress("loading the model")
+        source = open_model(model, shapes=parse_shapes(shapes), constants=parse_constants(constants))
+        progress("looking for cuts")
+        found = split.cuts(source, pairs=pairs)
+        ends = split.extremes(source)
+    told = cut_table.shown(source.name, found, split.front(found), ends, bits, every)
+    _show(cut_table.data(source.name, found, ends, bits), told, as_json)
+
+
+@cli.command()
 @click.argument("bundle", type=_PATH)
 @_JSON
 def build(bundle: Path, as_json: bool) -> None:

@@ -28,10 +28,9 @@ from edgesdk_targets.target import Role, Segment, Target
 from .trial import EXACT, Trial, known_of, source_size
 
 if TYPE_CHECKING:
-    from edgesdk_converters.split import Cut
-
     from edgesdk_converters.model import Model
     from edgesdk_converters.passes import Given, Pass
+    from edgesdk_converters.split import Cut
 
 Array = NDArray[Any]
 AUTO = "auto"
@@ -116,9 +115,8 @@ class _Run:
     def __init__(
         self, devices: tuple[Target, Target], precision: str, sections: Sections, how: Splitting, trial: Trial, made_by: str
     ) -> None:
-        from edgesdk_converters.split import split
-
         from edgesdk_converters.payload import ENDING, Payload
+        from edgesdk_converters.split import split
 
         self.devices, self.precision, self.trial, self.made_by = devices, precision, trial, made_by
         steps = sections.whole

@@ -155,14 +155,18 @@ def test_fine_tuning_brings_back_what_was_lost(fashion: Fashion) -> None:
     assert all(np.isfinite(numpy_helper.to_array(tensor)).all() for tensor in repaired.proto.graph.initializer)
 
 
-def test_a_flat_spectrum_gives_up_nothing_before_others_and_rotations_stay(build: Any) -> None:
+def test_a_flat_spectrum_gives_up_nothing_before_others(build: Any) -> None:
     """An orthogonal matrix has singular values that differ by rounding alone: these differences mean nothing."""
-    rng = np.random.default_rng(4)
     model = two(build, thin(32, 32, 6), hadamard(32, 32).astype(np.float32))
-    made = LowRank(removed=0.25)(model, given(model))
+    made = LowRank(removed=0.44)(model, given(model))
     assert [node.name for node in made.proto.graph.node] == ["one/down", "one", "relu", "two"]
-    assert difference(model, made) < 1e-4
-    dense = two(build, *(rng.standard_normal((32, 32)).astype(np.float32) for _ in range(2)))
-    rotated = Rotate(threshold=0.0)(dense, given(dense))
-    names = [node.name for node in LowRank(removed=0.6)(rotated, given(rotated)).proto.graph.node]
+
+
+def test_rotations_stay_whole(build: Any) -> None:
+    rng = np.random.default_rng(4)
+    model = two(build, *(rng.standard_normal((32, 32)).astype(np.float32) for _ in range(2)))
+    rotated = Rotate(threshold=0.0)(model, given(model))
+    made = LowRank(removed=0.9)(rotated, given(rotated))
+    assert "90.6% of 2,048 weights gone" in made.history[-1].note
+    names = [node.name for node in made.proto.graph.node]
     assert "one/rotate" in names and "one/rotate/down" not in names

@@ -512,8 +512,8 @@ def test_onnx_operator_tests_load_or_are_refused_for_a_reason_that_holds(node_te
 
 
 def test_a_value_of_no_type_is_no_valid_model(build: Any) -> None:
-    nodes = [helper.make_node("Foreign", ["x"], ["y"], domain="some.where"), helper.make_node("Relu", ["y"], ["z"])]
+    nodes = [helper.make_node("Foreign", ["x"], ["y"], domain="some.where"), helper.make_node("Cast", ["y"], ["z"], to=1)]
     proto = build(nodes, [("x", [2])], [("z", [2])], domains=["some.where"])
-    proto.graph.value_info.add(name="y").type.tensor_type.shape.dim.add(dim_value=2)
+    proto.graph.value_info.add(name="y").type.tensor_type.elem_type = TensorProto.UNDEFINED
     with pytest.raises(ModelError, match="shapes do not fit together"):
         Model.from_proto(proto, "m")
