@@ -32,8 +32,9 @@ class Prune:
     Attention loses whole heads, or without `heads` an equal part of each. With `normalised`, channels that LayerNormalization
     sees may go too: it then normalises what is left, another function until it is trained again. `finetune` is how many epochs of
     learning the source model's answers follow, at `learning_rate`; with `rounds` above 1 the channels go in so many steps, each
-    followed by its part of those epochs. `taken` are levels of worth found before, one a round, below which units go whatever the
-    budget: a time that was measured may come out differently the next day. Raises PassError where nothing can go, or not as much.
+    followed by its part of those epochs. `taken` are counts found before, one a round, of the units of least worth that may go
+    whatever the budget: a time that was measured may come out differently the next day. Raises PassError where nothing can go, or
+    not as much.
     """
 
     name: ClassVar[str] = "prune"
@@ -59,7 +60,7 @@ class Prune:
                 self.name, f"rounds {self.rounds}, multiple {self.multiple}, finetune {self.finetune}; allowed: 1, 0, 0 or more"
             )
         if self.taken and (len(self.taken) != self.rounds or min(self.taken) < 0):
-            raise PassError(self.name, f"taken is {self.taken}; allowed: one level from 0 on for each of {self.rounds} rounds")
+            raise PassError(self.name, f"taken is {self.taken}; allowed: one count from 0 on for each of {self.rounds} rounds")
         if self.rounds > max(1, self.finetune):
             raise PassError(self.name, f"{self.rounds} rounds with {self.finetune} epochs; allowed: no more rounds than epochs")
 
@@ -190,20 +191,21 @@ class _Choice:
         self.families = structure.families
         if how.scope == "layer":
             scores = [(np.argsort(np.argsort(worth, kind="stable")) + 1) / len(worth) for worth in scores]
-        self.orders = [np.argsort(worth, kind="stable") for worth in scores]
-        self.sorted = [np.sort(worth) for worth in scores]
-        self.levels = np.unique(np.concatenate(scores))
-        self.steps = len(self.levels)
+        order = np.argsort(np.concatenate(scores), kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        self.ranks = np.split(rank, np.cumsum([len(worth) for worth in scores])[:-1])
+        self.steps = len(order)
         multiple = how.multiple or target_multiple
         self.allowed = [_allowed(family, how.least, multiple) for family in self.families]
 
     def gone(self, step: int) -> NDArray[np.int64]:
-        """Labels of the units that go when all below the step-th level of worth may."""
+        """Labels of the units that go when so many of the least worth may."""
         found = []
-        for family, order, worth, allowed in zip(self.families, self.orders, self.sorted, self.allowed, strict=True):
-            below = int(np.searchsorted(worth, self.levels[step - 1], side="right")) if step else 0
+        for family, ranks, allowed in zip(self.families, self.ranks, self.allowed, strict=True):
+            below = int((ranks < step).sum())
             count = int(allowed[np.searchsorted(allowed, below, side="right") - 1])
-            found.append(family.labels[order[:count]])
+            found.append(family.labels[np.argsort(ranks, kind="stable")[:count]])
         return np.concatenate(found)
 
     def smallest(self, enough: Callable[[NDArray[np.int64]], bool]) -> int | None:

@@ -164,7 +164,11 @@ def pruned(step: Prune, before: Model, after: Model, given: Given) -> None:
 
 def packed(step: Payload, before: Model, after: Model, given: Given) -> None:
     """One tensor is rounded to the nearest of so many values, and all that reads it reads that; the bytes are as few as told."""
-    payload, restored = f"{step.at}/payload", f"{step.at}/restored"
+    made = {name for node in after.proto.graph.node for name in node.output} - set(graphs.value_types(before.proto.graph))
+    payload, restored = (  # numbered where the same tensor was packed before
+        next(name for name in made if re.fullmatch(rf"{re.escape(step.at)}/{part}(/\d+)?", name))
+        for part in ("payload", "restored")
+    )
     old, new, types = stored(before), stored(after), graphs.value_types(after.proto.graph)
     assert all(identical(new[name], array) for name, array in old.items()), "a stored tensor was changed"
     size = math.ceil((types[step.at].elements or 0) * step.bits / 8)
@@ -172,7 +176,8 @@ def packed(step: Payload, before: Model, after: Model, given: Given) -> None:
     probe, rest = after.copy_proto(), before.copy_proto()
     probe.graph.output.extend(info for info in probe.graph.value_info if info.name in (step.at, restored))
     seen = run(probe, given.train)
-    scale, zero = (float(new[f"{payload}/{part}"]) for part in ("scale", "zero"))
+    maker = next(node for node in after.proto.graph.node if restored in node.output)
+    scale, zero = (float(new[name]) for name in maker.input[1:])
     for row in seen:
         ends = (np.asarray((code - zero) * scale) for code in (0, 2**step.bits - 1))
         assert nearest(Codes(row[restored], np.asarray(scale), *ends), row[step.at]), f"{step.at} is not rounded to the nearest"

@@ -285,6 +285,15 @@ def test_a_budget_is_met_and_not_by_much_more(budget: Any, removed: float, scope
     assert f"{1 - after.macs / before.macs:.1%} of {before.macs:,} MACs" in made.history[-1].note
 
 
+def test_units_of_equal_worth_do_not_all_go_at_once(build: Any) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
+             helper.make_node("MatMul", ["r", "b"], ["y"])]  # fmt: skip
+    alike = {"a": np.ones((6, 40), np.float32), "b": np.ones((40, 4), np.float32)}
+    model = Model.from_proto(build(nodes, [("x", [1, 6])], [("y", [1, 4])], alike), "m")
+    made = Prune(removed=0.25, budget="channels", criterion="magnitude")(model, given_for(model))
+    assert {t.name: list(t.dims) for t in made.proto.graph.initializer} == {"a": [6, 30], "b": [30, 4]}
+
+
 def test_widths_come_in_multiples_and_every_layer_keeps_some() -> None:
     model = Model.load(NETS / "fashion_mobilenet.onnx")
     made = Prune(removed=0.6, criterion="magnitude", multiple=8, least=0.2)(model, given_for(model))
