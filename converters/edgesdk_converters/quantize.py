@@ -82,6 +82,8 @@ class Quantize:
             raise PassError(self.name, "flavour dynamic has no bias correction; all others have it")
         if self.qat and self.flavour not in LEARNING:
             raise PassError(self.name, f"flavour {self.flavour} with qat; those that can learn are {', '.join(LEARNING)}")
+        if self.qat and self.rounding != "half_even":
+            raise PassError(self.name, f"qat with rounding {self.rounding}; only half_even lets gradients through")
         if not 50 < self.percentile <= 100:
             raise PassError(self.name, f"percentile is {self.percentile}; allowed: above 50, up to 100")
 

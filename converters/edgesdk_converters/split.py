@@ -238,16 +238,16 @@ def _reader(flow: Dataflow, name: str, names: tuple[str, ...]) -> str:
 def _nearest(flow: Dataflow, names: tuple[str, ...]) -> str:
     """Where one can cut instead: the nearest cuts at one tensor before and behind."""
     if not flow.single:
-        return "no tensor crosses alone here; edgesdk cuts MODEL --pairs lists pairs that do"
+        return "no tensor crosses alone here; edgesdk cuts MODEL --fold --pairs lists pairs that do"
     at = [flow.position[name] for name in names if name in flow.position]
     listed = list(flow.single.items())
     if not at:
         near = [listed[0][0], listed[-1][0]] if len(listed) > 1 else [listed[0][0]]
-        return f"cut between {near[0]!r} and {near[-1]!r}: edgesdk cuts MODEL lists where"
+        return f"cut between {near[0]!r} and {near[-1]!r}: edgesdk cuts MODEL --fold lists where"
     before = [name for name, position in listed if position < min(at)][-1:]
     behind = [name for name, position in listed if position > max(at)][:1]
     told = [*(f"{name!r} before it" for name in before), *(f"{name!r} behind it" for name in behind)]
-    return f"the nearest cuts are {' and '.join(told)}" if told else "edgesdk cuts MODEL lists where one can cut"
+    return f"the nearest cuts are {' and '.join(told)}" if told else "edgesdk cuts MODEL --fold lists where one can cut"
 
 
 # --- what stands on either side --------------------------------------------------------------------------
@@ -346,7 +346,9 @@ def _macs(model: Model, flow: Dataflow) -> list[int]:
     except ModelError as error:
         if not model.signature.is_static:
             raise
-        raise ModelError(error.message, "fold the model first: it may be in a branch that is never taken") from error
+        raise ModelError(
+            error.message, "fold the model first (edgesdk cuts --fold): it may be in a branch that is never taken"
+        ) from error
     nodes = model.proto.graph.node
     sums = []
     for node in nodes:

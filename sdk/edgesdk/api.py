@@ -161,20 +161,17 @@ def cuts(
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, float] | None = None,
     pairs: bool = False,
+    fold: bool = False,
     progress: Callable[[str], None] = runner.silent,
 ) -> tuple[Cut, ...]:
     """Where a model falls in a head and a tail, in graph order: at one tensor, with `pairs` also at two.
 
-    Raises ModelError where shapes are not static.
+    An export folds a model before it splits it: with `fold` the names are those that it knows then. Raises ModelError where
+    shapes are not static.
     """
-    from edgesdk_converters import split
+    from .cut_table import survey
 
-    from .sources import open_model
-
-    progress("loading the model")
-    source = open_model(model, shapes=shapes, constants=constants)
-    progress("looking for cuts")
-    return split.cuts(source, pairs=pairs)
+    return survey(model, shapes=shapes, constants=constants, pairs=pairs, fold=fold, progress=progress).cuts
 
 
 def inspect(

@@ -165,28 +165,38 @@ def inspect(source: str, shapes: tuple[str, ...], as_json: bool, **given: Any) -
 @cli.command()
 @click.argument("model")
 @click.option("--pairs", is_flag=True, help="Cuts of two tensors as well.")
-@click.option("--all", "every", is_flag=True, help="Every cut, not only those worth a look.")
+@click.option("--all", "every", is_flag=True, help="Every cut, not only those that no other beats.")
+@click.option("--fold", is_flag=True, help="Fold the model first, as an export does: the names that its --split takes.")
 @click.option("--bits", type=click.IntRange(2, 8), default=4, help="One more column: bytes with so many bits a value.")
+@click.option("--chart", type=_PATH, help="Draw bytes over the head's work, as an SVG file.")
 @click.option("--constant", "constants", multiple=True, metavar="INPUT=NUMBER", help="Make an input a constant.")
 @_SHAPE
 @_JSON
 def cuts(
-    model: str, pairs: bool, every: bool, bits: int, constants: tuple[str, ...], shapes: tuple[str, ...], as_json: bool
+    model: str,
+    pairs: bool,
+    every: bool,
+    fold: bool,
+    bits: int,
+    chart: Path | None,
+    constants: tuple[str, ...],
+    shapes: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """List where MODEL can be cut in a head for a device and a tail for a server, and what would cross there."""
-    from edgesdk_converters import split
+    from edgesdk_targets.report import write_beside
 
-    from . import cut_table
-    from .sources import open_model, parse_constants, parse_shapes
+    from . import cut_chart, cut_table
+    from .sources import parse_constants, parse_shapes
 
     with _progress() as progress:
-        progress("loading the model")
-        source = open_model(model, shapes=parse_shapes(shapes), constants=parse_constants(constants))
-        progress("looking for cuts")
-        found = split.cuts(source, pairs=pairs)
-        ends = split.extremes(source)
-    told = cut_table.shown(source.name, found, split.front(found), ends, bits, every)
-    _show(cut_table.data(source.name, found, ends, bits), told, as_json)
+        found = cut_table.survey(
+            model, shapes=parse_shapes(shapes), constants=parse_constants(constants), pairs=pairs, fold=fold, progress=progress
+        )
+    if chart is not None:
+        write_beside(chart, cut_chart.svg(found, bits).encode())
+        click.echo(f"wrote {chart}", err=True)
+    _show(cut_table.data(found, bits), cut_table.shown(found, bits, every), as_json)
 
 
 @cli.command()

@@ -520,6 +520,9 @@ def test_four_bits_learn_what_rounding_took_and_stay_four_bits(fashion: Fashion)
 
 
 def test_only_pairs_can_learn() -> None:
+    for rounding in ("half_up", "truncate"):
+        with pytest.raises(PassError, match=f"qat with rounding {rounding}; only half_even"):
+            Quantize(flavour="fixed", rounding=rounding, qat=1)  # type: ignore[arg-type]
     with pytest.raises(PassError, match="flavour qoperator with qat; those that can learn are u8s8, s8s8, tensorrt, fixed"):
         Quantize(flavour="qoperator", qat=1)
 
