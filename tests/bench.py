@@ -218,7 +218,7 @@ def pruned() -> None:
 
 
 def criteria() -> None:
-    """Half of the MACs gone by each criterion, which learn from 4,000 images: before and after one epoch on these."""
+    """Half of each layer's channels gone by each criterion, learned from 4,000 images: before and after one epoch on these."""
     for name in ("cnn", "mobilenet"):
         shown(bench_pruned.criteria(name))
 
@@ -229,6 +229,32 @@ def pruned_int8() -> None:
         shown(bench_pruned.and_int8(name))
 
 
+def widths() -> None:
+    """Half of the MACs gone, untrained: what widths in multiples of so many channels are worth in time."""
+    from edgesdk_converters.cost import layers, total
+    from edgesdk_converters.prune import Prune
+    from edgesdk_targets.measure import side_by_side
+
+    rows = []
+    for name in ("cnn", "mobilenet", "resnet"):
+        net = bench_smaller.Net(name)
+        whole = net.folded.model
+        made = {"as it was": whole} | {
+            f"multiples of {multiple}": Prune(removed=0.5, budget="macs", multiple=multiple)(whole, net.given(512))
+            for multiple in (1, 4, 8, 16)
+        }
+        feed = {whole.signature.inputs[0].name: np.zeros((1, 1, 28, 28), np.float32)}
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions = {label: ort.InferenceSession(model.to_bytes(), options) for label, model in made.items()}
+        times = side_by_side({label: partial(session.run, None, feed) for label, session in sessions.items()})
+        for label, model in made.items():
+            share = total(layers(model)).macs / total(layers(whole)).macs
+            ratio = float(np.median(times["as it was"]) / np.median(times[label]))
+            rows.append((name, label, f"{share:.1%}", f"{ratio:.2f}x"))
+    show(("net", "widths", "MACs left", "speed"), rows)
+
+
 def shown(rows: Iterator[tuple[str, ...]]) -> None:
     print(bench_quantised.about(), flush=True)
     show(bench_smaller.CURVE, list(rows))
@@ -236,7 +262,7 @@ def shown(rows: Iterator[tuple[str, ...]]) -> None:
 
 SECTIONS = {
     "imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "smaller": smaller, "lowrank": lowrank,
-    "pruned": pruned, "criteria": criteria, "pruned-int8": pruned_int8, "models": models,
+    "widths": widths, "pruned": pruned, "criteria": criteria, "pruned-int8": pruned_int8, "models": models,
 }  # fmt: skip
 
 

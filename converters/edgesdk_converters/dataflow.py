@@ -17,8 +17,8 @@ import onnx
 from . import graph as graphs
 from .errors import ModelError
 
-MOST_PAIRS = 50_000
-"""Cuts of two tensors that are listed. Two branches of 200 nodes side by side have 40,000."""
+MOST_PAIRS = 20_000
+"""Cuts of two tensors that are listed. Two branches of 140 nodes side by side have as many."""
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 

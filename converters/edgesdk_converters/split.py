@@ -76,7 +76,7 @@ def cuts(model: Model, *, pairs: bool = False) -> tuple[Cut, ...]:
     flow = weighed.flow
     found = [((position, position), weighed.single(name, position)) for name, position in flow.single.items()]
     if pairs:
-        for a, b, place in flow.pairs():
+        for a, b, place in list(flow.pairs()):  # all of them first: too many is an error
             found.append(((flow.position[b], flow.position[a]), weighed.pair(a, b, place)))
     return tuple(cut for _, cut in sorted(found, key=lambda one: (one[0], len(one[1].tensors))))
 
@@ -311,9 +311,11 @@ class _Weighed:
         whole = ((place + 1) & ~place).bit_length() - 1  # positions below it are all in the head
         end = place.bit_length()
         head, tail = self.heads[whole].copy(), self.tails[end].copy()
-        for position in range(whole, end):
-            side = head if place >> position & 1 else tail
-            side += self.data[position]
+        between = place >> whole
+        taken = np.unpackbits(np.frombuffer(between.to_bytes(end - whole + 7 >> 3, "little"), np.uint8), bitorder="little")
+        inside = taken[: end - whole].astype(np.int64)
+        head += inside @ self.data[whole:end]
+        tail += (1 - inside) @ self.data[whole:end]
         for constant in self.constants:
             if constant.first >= whole and constant.needed & place:
                 head += constant.weights

@@ -18,6 +18,7 @@ COLUMNS, ROWS = 80, 13
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 84, 30, 64, 64
 """Pixels of the picture, and of its margins."""
 _FRONT, _OTHER, _INK, _GRID, _END = "#0b62a4", "#a9b7c4", "#26323c", "#e3e8ec", "#b5472f"
+_HALO = 'stroke="#ffffff" stroke-width="3" paint-order="stroke"'
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -87,13 +88,8 @@ def svg(found: Survey, bits: int) -> str:
         f'<text transform="translate(22 {middle[1]}) rotate(-90)" text-anchor="middle">bytes that cross (logarithmic)</text>'
     )
     lines.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="{_INK}"/>')
-    for title, end in (("offload: the input", found.offload), ("local: the output", found.local)):
-        at, above = y(end.bytes), y(end.bytes) > TOP + 20
-        lines.append(f'<path d="M{LEFT} {at}H{right}" stroke="{_END}" stroke-dasharray="5 4"/>')
-        lines.append(
-            f'<text x="{right - 4}" y="{at - 6 if above else at + 16}" text-anchor="end" fill="{_END}">'
-            f"{title}, {in_short(end.bytes)}B</text>"
-        )
+    ends = [(y(end.bytes), f"{title}, {in_short(end.bytes)}B") for title, end in _ends(found)]
+    lines += [f'<path d="M{LEFT} {at}H{right}" stroke="{_END}" stroke-dasharray="5 4"/>' for at, _ in ends]
     if found.front:
         first, *rest = found.front
         path = f"M{x(_share(found, first))} {y(first.bytes)}"
@@ -105,11 +101,35 @@ def svg(found: Survey, bits: int) -> str:
                 f'<circle cx="{x(_share(found, cut))}" cy="{y(cut.bytes)}" r="{radius}" fill="{colour}" stroke="#ffffff">'
                 f"<title>{_plain(_told(found, cut, bits))}</title></circle>"
             )
+    points = [(x(_share(found, cut)), y(cut.bytes)) for cut in found.cuts]
+    lines += _end_labels(ends, points, right)
     lines += _labels([(x(_share(found, cut)), y(cut.bytes), " + ".join(cut.tensors)) for cut in found.front], right)
     lines.append(f'<circle cx="{right - 292}" cy="22" r="5.5" fill="{_FRONT}"/>')
     lines.append(f'<text x="{right - 280}" y="26.5">no cut beats it in bytes and head work</text>')
     lines.append(f'<circle cx="{right - 292}" cy="42" r="4" fill="{_OTHER}"/><text x="{right - 280}" y="46.5">another cut</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _end_labels(ends: Sequence[tuple[float, str]], points: Sequence[tuple[float, float]], right: int) -> list[str]:
+    """What the dashed lines mean, at that end and side of each where the fewest points lie."""
+    lines = []
+    for at, title in ends:
+        length = 7.5 * len(title)
+        places = [(anchor, x, line) for line in (at - 7, at + 17) for anchor, x in (("end", right - 4), ("start", LEFT + 8))]
+        places = [place for place in places if TOP + 12 < place[2] < HEIGHT - BOTTOM - 3] or places[:1]
+
+        def crowded(place: tuple[str, float, float], length: float = length) -> int:
+            anchor, x, line = place
+            begin = x - length if anchor == "end" else x
+            return sum(begin - 8 < px < begin + length + 8 and line - 18 < py < line + 8 for px, py in points)
+
+        anchor, x, line = min(places, key=crowded)
+        lines.append(f'<text x="{x}" y="{line:g}" text-anchor="{anchor}" fill="{_END}" {_HALO}>{title}</text>')
+    return lines
+
+
+def _ends(found: Survey) -> tuple[tuple[str, Cut], tuple[str, Cut]]:
+    return ("offload: the input", found.offload), ("local: the output", found.local)
 
 
 def _labels(points: Sequence[tuple[float, float, str]], right: int) -> list[str]:
@@ -125,8 +145,7 @@ def _labels(points: Sequence[tuple[float, float, str]], right: int) -> list[str]
         taken.append((begin, begin + length, y - 9))
         anchor, at = ("start", x + 9) if begin > x else ("end", x - 9)
         lines.append(
-            f'<text x="{at:g}" y="{y - 7:g}" text-anchor="{anchor}" font-size="12" fill="{_FRONT}" stroke="#ffffff" '
-            f'stroke-width="3" paint-order="stroke">{_plain(shown)}</text>'
+            f'<text x="{at:g}" y="{y - 7:g}" text-anchor="{anchor}" font-size="12" fill="{_FRONT}" {_HALO}>{_plain(shown)}</text>'
         )
     return lines
 

@@ -82,12 +82,12 @@ def shown(found: Survey, bits: int, every: bool) -> str:
         f"parameters; {_counted(found)}"
     )
     if found.cuts:
-        kind = "all cuts; * marks those" if every else "the cuts"
-        lines += wrap(f"{kind} that no other beats in bytes and in work of the head")
+        kind = "every cut, with * those" if every else "the cuts"
+        lines += wrap(f"{kind} that no other beats in bytes and in the head's work; MACs and parameters of head/tail")
     rows = [_row(found, found.offload, "offload: the input crosses", bits, every)]
     rows += [_row(found, cut, _titled(cut), bits, every) for cut in listed]
     rows.append(_row(found, found.local, "local: the output crosses", bits, every))
-    heads = ("head", "MACs head/tail", "params head/tail", "bytes", "of input", "int8", f"{bits} bits", "what crosses")
+    heads = ("head", "MACs", "parameters", "bytes", "of input", "int8", f"{bits} bits", "what crosses")
     lines += ["", *table(heads, _without_repeats(rows))]
     if not found.cuts:
         lines += ["", *wrap("no tensor has all paths through it: --pairs looks for two")]
