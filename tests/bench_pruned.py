@@ -118,12 +118,13 @@ def pruned(net: Net, plan: Plan) -> Iterator[tuple[str, ...]]:
         ways[f"{PEER.name} {way}; {COMPARED}"] = net.learned(theirs, COMPARED)
         removed = round(1 - theirs.macs / net.folded.macs, 4)
         width = ALL if way in ("magnitude", "taylor") and net.name == "vit" else INSIDE if net.name == "vit" else {}
-        try:
-            ours = net.made(net.folded, "prune", {"removed": removed, **MACS, **width})
-        except EdgeError as error:
-            print(f"fashion {net.name}, ours at the MACs of {way}: {error.message}", flush=True)
-            continue
-        ways[f"ours at the MACs of {way}; {COMPARED}"] = net.learned(ours, COMPARED)
+        for scope in ("layer", "global"):
+            try:
+                ours = net.made(net.folded, "prune", {"removed": removed, "scope": scope, **MACS, **width})
+            except EdgeError as error:
+                print(f"fashion {net.name}, {scope}, at the MACs of {way}: {error.message}", flush=True)
+                continue
+            ways[f"{scope}, at the MACs of {way}; {COMPARED}"] = net.learned(ours, COMPARED)
     yield from net.judged(ways)
 
 

@@ -31,7 +31,7 @@ class Dataflow:
         self.types = graphs.value_types(graph)
         self.inputs = [info.name for info in graph.input]
         self.outputs = [info.name for info in graph.output]
-        self.stored = [tensor.name for tensor in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
+        self.stored = [tensor.name for tensor in graph.initializer]
         self.reads = [reads_of(node) for node in self.nodes]
         self.constant: set[int] = set()
         """Nodes, by their index in the graph, that depend on no input."""

@@ -149,7 +149,6 @@ def _part(
     apart = {info.name for info in new.output}
     new.value_info.extend(info for info in old.value_info if info.name in made - apart)
     new.initializer.extend(tensor for tensor in old.initializer if flow.readers.get(tensor.name, 0) & positions)
-    new.sparse_initializer.extend(t for t in old.sparse_initializer if flow.readers.get(t.values.name, 0) & positions)
     stored = {tensor.name for tensor in new.initializer}
     new.quantization_annotation.extend(a for a in old.quantization_annotation if a.tensor_name in made | stored | here)
     proto.functions.extend(_called(whole.functions, proto))

@@ -31,6 +31,7 @@ VERBS = {
     "inspect": "inspect m.onnx",
     "inspect dynamic": "inspect dynamic.onnx",
     "inspect bundle": "inspect judged.edge",
+    "cuts": "cuts m.onnx",
     "build": "build older.edge",
     "measure": "measure older.edge --runs 3",
     "measure judged": "measure judged.edge --runs 3 --data check.npz",
