@@ -41,11 +41,12 @@ ALL: Options = {"heads": False, "normalised": True}
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one network: what is trained for long, what for as long as the peer's, and the peer's ways."""
+    """Of one network: what is trained for long, what for as long as the peer's, the peer's ways, and ours at the same MACs."""
 
     aims: Mapping[str, tuple[Options, Lessons]]
     ours: Mapping[str, Options]
     peers: tuple[str, ...] = ("magnitude", "taylor")
+    scopes: tuple[str, ...] = ("layer", "global")
 
 
 PLANS: Mapping[str, Plan] = {
@@ -74,7 +75,8 @@ PLANS: Mapping[str, Plan] = {
             "layer, -50 % of each head and hidden": {"removed": 0.5, **LAYER, **INSIDE},
             "layer, -50 % and of the width": {"removed": 0.5, **LAYER, **ALL},
         },
-        ("magnitude-inside", "taylor-inside", "magnitude"),
+        ("magnitude-inside", "taylor-inside"),
+        ("global",),
     ),
 }
 
@@ -117,8 +119,8 @@ def pruned(net: Net, plan: Plan) -> Iterator[tuple[str, ...]]:
             continue
         ways[f"{PEER.name} {way}; {COMPARED}"] = net.learned(theirs, COMPARED)
         removed = round(1 - theirs.macs / net.folded.macs, 4)
-        width = ALL if way in ("magnitude", "taylor") and net.name == "vit" else INSIDE if net.name == "vit" else {}
-        for scope in ("layer", "global"):
+        width = INSIDE if way.endswith("inside") else {}
+        for scope in plan.scopes:
             try:
                 ours = net.made(net.folded, "prune", {"removed": removed, "scope": scope, **MACS, **width})
             except EdgeError as error:
@@ -146,6 +148,7 @@ def criteria(name: str) -> Iterator[tuple[str, ...]]:
 SHARED = 0.6
 """Of the MACs, gone where pruning and integers meet."""
 BOTH = COMPARED
+EXPORTED_DROP = 4.0
 
 
 def and_int8(name: str) -> Iterator[tuple[str, ...]]:
@@ -174,7 +177,10 @@ def and_int8(name: str) -> Iterator[tuple[str, ...]]:
         ways[f"int8; pruned; {BOTH}"] = net.learned(after, BOTH)
     except EdgeError as error:
         print(f"fashion {name}, int8 then pruned: {error.message}", flush=True)
-    ways["one export, max_drop 2"] = exported(net)
+    try:
+        ways[f"one export, max_drop {EXPORTED_DROP:g}"] = exported(net)
+    except EdgeError as error:
+        print(f"fashion {name}, one export: {error.message}", flush=True)
     yield from net.judged(ways)
 
 
@@ -183,7 +189,7 @@ def exported(net: Net) -> Made:
 
     def make(_: Path) -> Model:
         made = prepare(
-            net.path, device="this-machine", precision="int8", prune=SHARED, finetune=BOTH.epochs, max_drop=2.0,
+            net.path, device="this-machine", precision="int8", prune=SHARED, finetune=BOTH.epochs, max_drop=EXPORTED_DROP,
             train=fashion.samples("train", 0, BOTH.images), data=fashion.samples("train", 50_000, 1000),
             settings={"prune.budget": "macs"},
         )  # fmt: skip
@@ -193,4 +199,4 @@ def exported(net: Net) -> Made:
             print("  ", note, file=sys.stderr, flush=True)
         return Model.from_proto(onnx.load_from_string(made.files["model.onnx"]), net.source.name)
 
-    return cached(["export", SHARED, asdict(BOTH)], net.folded, make)
+    return cached(["export", SHARED, asdict(BOTH), EXPORTED_DROP], net.folded, make)

@@ -201,7 +201,7 @@ def told(name: str) -> Callable[[str], None]:
 
 
 MLP = (784, 512, 256, 10)
-MLP_LESSONS = Lessons(55_000, 6, learning_rate=1e-3)
+MLP_LESSONS = Lessons(55_000, 3, learning_rate=1e-3)
 CURVE_LESSONS = Lessons(10_000, 1, learning_rate=5e-4)
 KEPT = (0.75, 0.5, 0.25)
 

@@ -70,7 +70,7 @@ def test_head_and_tail_are_the_model_at_every_cut(net: str) -> None:
     single = [cut for cut in found if len(cut.tensors) == 1]
     assert len(single) >= 10 and single == list(cuts(model))
     sums = total(layers(model))
-    for cut in (*single, *[cut for cut in found if cut not in single][::3]):
+    for cut in (*single, *[cut for cut in found if cut not in single][::6]):
         weighed(cut, checked(model, cut.tensors))
         assert cut.head_macs + cut.tail_macs == sums.macs
         assert cut.bytes_at(32) == cut.bytes and cut.bytes_at(8) == cut.elements

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 NET = ROOT / "examples" / "fashion" / "fashion_mobilenet.onnx"
 SMALL = ("resnet8", "ds-cnn", "mobilenet-vww", "autoencoder", "magika", "silero-vad", "squeezenet")
 LARGE = ("basic-pitch", "shufflenet", "inception_v1", "inception_v2", "densenet121", "efficientnet-lite0", "resnet50")
-SOME = 5
+SOME = 3
 SVG = "{http://www.w3.org/2000/svg}"
 
 
