@@ -208,25 +208,26 @@ def smaller() -> None:
 
 def lowrank() -> None:
     """Low rank, size against accuracy: an MLP and the ViT at 75, 50 and 25 % of their weights, no data or one epoch."""
-    shown(bench_smaller.curve())
+    for net in (bench_smaller.Net("mlp", bench_smaller.mlp()), bench_smaller.Net("vit")):
+        shown(net.name, bench_smaller.curve(net))
 
 
 def pruned() -> None:
     """Pruned by us and by torch-pruning, beside the net as it was: accuracy on 10,000 test images, speed with 1 thread."""
     for name, plan in bench_pruned.PLANS.items():
-        shown(bench_pruned.pruned(bench_smaller.Net(name), plan))
+        shown(name, bench_pruned.pruned(bench_smaller.Net(name), plan))
 
 
 def criteria() -> None:
     """Half of each layer's channels gone by each criterion, learned from 4,000 images: before and after one epoch on these."""
     for name in ("cnn", "mobilenet"):
-        shown(bench_pruned.criteria(name))
+        shown(name, bench_pruned.criteria(name))
 
 
 def pruned_int8() -> None:
     """60 % of the MACs gone, int8, and both: which order of passes wins. Weights have 7 bits where this CPU saturates."""
     for name in ("mobilenet", "resnet"):
-        shown(bench_pruned.and_int8(name))
+        shown(name, bench_pruned.and_int8(name))
 
 
 def widths() -> None:
@@ -255,8 +256,8 @@ def widths() -> None:
     show(("net", "widths", "MACs left", "speed"), rows)
 
 
-def shown(rows: Iterator[tuple[str, ...]]) -> None:
-    print(bench_quantised.about(), flush=True)
+def shown(name: str, rows: Iterator[tuple[str, ...]]) -> None:
+    print(f"fashion {name} {bench_quantised.about()}", flush=True)
     show(bench_smaller.CURVE, list(rows))
 
 

@@ -62,14 +62,14 @@ PLANS: Mapping[str, Plan] = {
         },
     ),
     "resnet": Plan(
-        {"layer, -50 % channels": ({"removed": 0.5, **LAYER}, Lessons(55_000, 1))},
+        {"layer, -50 % channels": ({"removed": 0.5, **LAYER}, Lessons(55_000, 3))},
         {
             "layer, -50 % channels": {"removed": 0.5, **LAYER},
             "global, -60 % MACs": {"removed": 0.6, **MACS},
         },
     ),
     "vit": Plan(
-        {"layer, -50 % heads and hidden": ({"removed": 0.5, **LAYER}, Lessons(55_000, 1))},
+        {"layer, -50 % heads and hidden": ({"removed": 0.5, **LAYER}, Lessons(55_000, 2))},
         {
             "layer, -50 % heads and hidden": {"removed": 0.5, **LAYER},
             "layer, -50 % of each head and hidden": {"removed": 0.5, **LAYER, **INSIDE},

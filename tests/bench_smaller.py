@@ -159,12 +159,12 @@ class Net:
             for label, made in all_of_them.items()
         ]
         for found, made in zip(judge(case, artefacts), all_of_them.values(), strict=True):
-            name, label, accuracy, drop, _, size, speed, peak, seconds = found.row
+            _, label, accuracy, drop, _, size, speed, _, seconds = found.row
             share = f"{made.macs / self.folded.macs:.1%}"
-            yield (name, label, accuracy, drop, f"{made.parameters:,}", share, size, speed, peak, seconds)
+            yield (label, accuracy, drop, f"{made.parameters:,}", share, size, speed, seconds)
 
 
-CURVE = ("model", "way", "accuracy", "drop (95 % bound)", "parameters", "MACs", "file kB", "speed", "peak MB", "seconds")
+CURVE = ("way", "accuracy", "drop (bound)", "params", "MACs", "file kB", "speed", "seconds")
 
 
 def cached(what: Sequence[object], before: Made | None, make: Callable[[Path], Model]) -> Made:
@@ -235,16 +235,15 @@ def mlp() -> Model:
     return cached(["mlp", list(MLP), asdict(MLP_LESSONS)], Made(new), make).model
 
 
-def curve() -> Iterator[tuple[str, ...]]:
-    """An MLP and the ViT with less and less of their weights, by low rank, without data and after one epoch."""
-    for net in (Net("mlp", mlp()), Net("vit")):
-        ways = {}
-        for kept in KEPT:
-            try:
-                bare = net.made(net.folded, "low_rank", {"removed": 1 - kept})
-            except EdgeError as error:
-                print(f"{net.name}, {kept:.0%}: {error.message}", file=sys.stderr)
-                continue
-            ways[f"{kept:.0%} kept, no data"] = bare
-            ways[f"{kept:.0%} kept, {CURVE_LESSONS}"] = net.learned(bare, CURVE_LESSONS)
-        yield from net.judged(ways)
+def curve(net: Net) -> Iterator[tuple[str, ...]]:
+    """A network with less and less of its weights, by low rank, without data and after one epoch."""
+    ways = {}
+    for kept in KEPT:
+        try:
+            bare = net.made(net.folded, "low_rank", {"removed": 1 - kept})
+        except EdgeError as error:
+            print(f"{net.name}, {kept:.0%}: {error.message}", flush=True)
+            continue
+        ways[f"{kept:.0%} kept, no data"] = bare
+        ways[f"{kept:.0%} kept, {CURVE_LESSONS}"] = net.learned(bare, CURVE_LESSONS)
+    yield from net.judged(ways)

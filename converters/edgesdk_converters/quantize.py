@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from . import graph, qdq
 from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
+from .observe import Method, observe
 from .passes import Given
 
 try:
@@ -18,7 +19,7 @@ except ImportError as _error:
     raise MissingExtra("convert", "onnx") from _error
 
 Flavour = Literal["u8s8", "s8s8", "tensorrt", "qoperator", "dynamic", "weights", "stored", "fixed"]
-Calibration = Literal["minmax", "percentile", "entropy", "mse"]
+Calibration = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 Rounding = Literal["half_even", "half_up", "truncate"]
 STATIC = ("u8s8", "s8s8", "tensorrt", "qoperator", "fixed")
 LEARNING = ("u8s8", "s8s8", "tensorrt", "fixed")
@@ -47,7 +48,8 @@ class Quantize:
     alone), `fixed` (fixed point for logic: 2 to 16 `bits`, scales that are powers of two, activations rounded by `rounding`;
     weights have one scale an output channel, which logic gets by wiring, or without `per_channel` one a layer).
 
-    `calibration` chooses the ranges of activations; `percentile` is that of its method. `reduce_range` takes 7 bits for
+    `calibration` chooses the ranges of activations: `auto` is `minmax`, and `mse` below 8 bits, where a range that holds every
+    value leaves too few steps for most of them; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
     (Nagel et al. 2019, arXiv 1906.04721). Nodes named in `keep` stay in float; if `only` is not empty, all others do.
     `qat` is how many epochs of quantisation-aware training follow: the integers learn the answers of the source model, and the
@@ -58,7 +60,7 @@ class Quantize:
     name: ClassVar[str] = "quantize"
     flavour: Flavour = "u8s8"
     bits: int = 8
-    calibration: Calibration = "minmax"
+    calibration: Calibration = "auto"
     percentile: float = 99.99
     rounding: Rounding = "half_even"
     per_channel: bool = True
@@ -86,6 +88,13 @@ class Quantize:
             raise PassError(self.name, f"qat with rounding {self.rounding}; only half_even lets gradients through")
         if not 50 < self.percentile <= 100:
             raise PassError(self.name, f"percentile is {self.percentile}; allowed: above 50, up to 100")
+
+    @property
+    def ranges(self) -> Method:
+        """How the ranges of activations are chosen."""
+        if self.calibration == "auto":
+            return "mse" if self.bits < 8 else "minmax"
+        return self.calibration
 
     @property
     def needs_calibration(self) -> bool:
@@ -175,14 +184,12 @@ class Quantize:
                 return proto, f"; {told}"
 
             return self._corrected(model, given, stored)
-        from .observe import observe
-
         form = qdq.FORMS.get(self.flavour)
         ranges = observe(
-            model, given.train, method=self.calibration, percentile=self.percentile, bits=self.bits,
+            model, given.train, method=self.ranges, percentile=self.percentile, bits=self.bits,
             symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
         )  # fmt: skip
-        note = f"; {self.calibration} ranges from {len(given.train)} of {given.train.origin}"
+        note = f"; {self.ranges} ranges from {len(given.train)} of {given.train.origin}"
 
         floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(graph.ROTATION)}
 

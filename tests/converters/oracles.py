@@ -334,12 +334,12 @@ def quantised(step: Quantize, before: Model, after: Model, given: Given) -> None
     elif step.rounding != "truncate" and not any(node.op_type == "Clip" for node in before.proto.graph.node):
         bound, found = exactness(before), error(*(run(softened(each, loose=True), samples) for each in (after.proto, proto)))
         assert found <= bound, f"relative error {found:.3g} from the graph with rounded weights; promised: {bound}"
-    elif step.bits >= 8 and step.calibration == "minmax" and step.rounding != "truncate":
+    elif step.bits >= 8 and step.ranges == "minmax" and step.rounding != "truncate":
         found = sqnr_db(soft_answers(after, samples), run(softened(proto), samples))
         assert found >= CLIPPED_DB, f"only {found:.1f} dB above the graph with rounded weights; promised: {CLIPPED_DB}"
     # Truncating moves the mean of each tensor by half a step, of few samples entropy may cut off whatever it likes, and the few
     # bits of a payload make much of little.
-    coarse = step.rounding == "truncate" or step.calibration == "entropy" or "payload" in [each.name for each in before.history]
+    coarse = step.rounding == "truncate" or step.ranges == "entropy" or "payload" in [each.name for each in before.history]
     if step.bits >= 8 and not coarse:
         found = sqnr_db(fast_answers(after, samples), fast_answers(before, samples))
         assert found >= EIGHT_BITS_DB, f"only {found:.1f} dB above the error; promised: {EIGHT_BITS_DB}"

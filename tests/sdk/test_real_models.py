@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgesdk
@@ -75,6 +76,11 @@ def errors(prepared: Prepared) -> tuple[float, float]:
     return whole.value, check.value
 
 
+def stored_bytes(prepared: Prepared) -> int:
+    """Of the weights alone: graphs of the same nodes hold more or fewer notes of shapes."""
+    return sum(len(tensor.raw_data) for tensor in onnx.load_from_string(prepared.files["model.onnx"]).graph.initializer)
+
+
 @pytest.mark.parametrize("device", ["raspberry-pi-4", "jetson-orin-nano"])
 @pytest.mark.parametrize("name", QUICK)
 def test_fp32_is_the_same_function(real_models: ModuleType, name: str, device: str) -> None:
@@ -88,9 +94,9 @@ def test_fp32_is_the_same_function(real_models: ModuleType, name: str, device: s
 def test_fp16_stays_within_one_percent_and_halves_what_it_converts(real_models: ModuleType, name: str, device: str) -> None:
     prepared = converted(real_models, name, device, "fp16")
     assert 0 < max(errors(prepared)) <= 1e-2
-    size = len(prepared.files["model.onnx"])
-    full = len(converted(real_models, name, device, "fp32").files["model.onnx"])
-    assert size < (0.85 if name == "basic-pitch" else 0.55) * full
+    size = stored_bytes(prepared)
+    full = stored_bytes(converted(real_models, name, device, "fp32"))
+    assert size < (0.85 if name == "basic-pitch" else 0.55) * full  # half of basic-pitch feeds a logarithm
 
 
 @pytest.mark.slow
