@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .passes import Pass
 
 PASSES = {
+    "bottleneck": "edgesdk_converters.bottleneck:Bottleneck",
     "equalize": "edgesdk_converters.equalize:Equalize",
     "expand": "edgesdk_converters.expand:Expand",
     "fold": "edgesdk_converters.fold:Fold",

@@ -83,12 +83,8 @@ def from_callable(
     there, from an attribute `example_inputs` of the module, or as zeros (float32) from `shapes`, in the order of
     forward's parameters. `weights` is a .safetensors file for load_state_dict.
     """
-    module_name, _, attribute = location.partition(":")
-    if not module_name or not attribute:
-        raise ModelError(f"{location!r} names no callable", "give package.module:callable")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    made = _call(location, module_name, attribute)
+    made = call(location)
+    attribute = location.partition(":")[2]
     module, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, torch.nn.Module):
         raise ModelError(
@@ -112,8 +108,16 @@ def from_callable(
     return from_module(module, tuple(examples), attribute, input_names=names, processing=processing)
 
 
-def _call(location: str, module_name: str, attribute: str) -> Any:
-    """What a user's own factory returns; whatever his code raises becomes a ModelError."""
+def call(location: str, *given: Any) -> Any:
+    """What the user's own function at `package.module:callable` returns; the working directory is searched too.
+
+    Whatever his code raises becomes a ModelError.
+    """
+    module_name, _, attribute = location.partition(":")
+    if not module_name or not attribute:
+        raise ModelError(f"{location!r} names no callable", "give package.module:callable")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module_name)
     except EdgeError:
@@ -131,21 +135,21 @@ def _call(location: str, module_name: str, attribute: str) -> Any:
             else f"holds a {type(factory).__name__} there, which cannot be called"
         )
         raise ModelError(f"{location}: module {module_name} {what}", "give package.module:callable")
+    how = f"with {len(given)} arguments" if given else "without arguments"
     try:
-        inspect.signature(factory).bind()
+        inspect.signature(factory).bind(*given)
     except TypeError as error:
-        raise ModelError(
-            f"{location} cannot be called without arguments: {error}", "wrap it in a function that takes none"
-        ) from error
+        wrapped = f"takes {len(given) or 'none'}"
+        raise ModelError(f"{location} cannot be called {how}: {error}", f"wrap it in a function that {wrapped}") from error
     except ValueError:
         pass  # a built-in without a signature: calling it tells
     try:
-        return factory()
+        return factory(*given)
     except EdgeError:
         raise
     except Exception as error:
         told = f"{type(error).__name__}: {_first_line(error)}"
-        raise ModelError(f"{location} raised {told}", "repair the callable; it is called without arguments") from error
+        raise ModelError(f"{location} raised {told}", f"repair the callable; it is called {how}") from error
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> None:

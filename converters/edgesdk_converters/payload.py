@@ -63,10 +63,7 @@ class Payload:
         scale = np.float32(max((high - low) / (2**self.bits - 1), 1e-30))
         zero = int(np.clip(np.rint(-low / scale), 0, 2**self.bits - 1))
         proto = model.copy_proto()
-        edit = _Edit(proto, self.at)
-        edit.head(scale, zero, self.bits, shape)
-        edit.tail(scale, zero, self.bits, shape)
-        edit.insert()
+        pack(proto, self.at, self.bits, scale, zero, shape)
         count = math.prod(shape)
         size = packed_bytes(count, self.bits)
         note = (
@@ -94,6 +91,15 @@ class Payload:
         if kind.elements is None or not kind.elements:
             raise PassError(self.name, f"the shape of {self.at!r} is not static", "give --shape INPUT=1x3x224x224")
         return tuple(int(dim) for dim in kind.shape or ())
+
+
+def pack(proto: onnx.ModelProto, at: str, bits: int, scale: np.float32, zero: int, shape: Sequence[int]) -> str:
+    """Puts bytes in the place of the tensor `at` of this shape, `zero` its code for 0; the name of the tensor that crosses."""
+    edit = _Edit(proto, at)
+    edit.head(scale, zero, bits, shape)
+    edit.tail(scale, zero, bits, shape)
+    edit.insert()
+    return edit.packed
 
 
 def packed_bytes(count: int, bits: int) -> int:

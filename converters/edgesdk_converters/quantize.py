@@ -69,7 +69,7 @@ class Quantize:
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     qat: int = 0
-    qat_learning_rate: float = 2e-4
+    qat_learning_rate: float = 5e-4
     repair: bool = True
 
     def __post_init__(self) -> None:

@@ -359,10 +359,10 @@ class Lesson:
         self.labels = None if samples.labels is None else torch.as_tensor(samples.labels).to(how.device)
         self.kept: list[list[Array] | None] = [None] * len(samples)
         self.bytes = 0
-        first = self._teach(0)
+        first = self.teach(0)
         self.kinds = [self._kind(index, value) for index, value in enumerate(first)]
         self.spreads = [1.0] * len(self.names)
-        probe = [self._teach(int(row)) for row in np.linspace(0, len(samples) - 1, min(32, len(samples)))]
+        probe = [self.teach(int(row)) for row in np.linspace(0, len(samples) - 1, min(32, len(samples)))]
         for index, kind in enumerate(self.kinds):
             if kind == "numbers":
                 self.spreads[index] = max(1e-12, float(np.stack([one[index] for one in probe]).astype(np.float64).var()))
@@ -380,7 +380,8 @@ class Lesson:
                 return "scores"
         return "numbers"
 
-    def _teach(self, row: int) -> list[Array]:
+    def teach(self, row: int) -> list[Array]:
+        """The teacher's answers and features for a row, kept in memory as far as there is room."""
         found = self.kept[row]
         if found is None:
             answers = self.reference.run(next(iter(self.samples.take([row]))))
@@ -392,13 +393,13 @@ class Lesson:
 
     def drop(self, scores: Array, rows: Array) -> accuracy.Drop:
         """Top-1 accuracy that these scores lose to the teacher's; without labels, how many answers differ."""
-        wanted = np.stack([self._teach(int(row))[0] for row in rows])
+        wanted = np.stack([self.teach(int(row))[0] for row in rows])
         if self.samples.labels is None:
             return accuracy.disagreement(wanted, scores)
         return accuracy.top1_drop(wanted, scores, self.samples.labels[rows])
 
     def loss(self, answers: Sequence[Tensor], rows: Array) -> Tensor:
-        wanted = [self._teach(int(row)) for row in rows]
+        wanted = [self.teach(int(row)) for row in rows]
         total = torch.zeros((), device=self.how.device)
         for index, (answer, kind) in enumerate(zip(answers, self.kinds, strict=True)):
             if kind == "nothing":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "finetune": given["finetune"],
         "training_device": given["train_on"],
         "split": given["split"],
+        "bottleneck": parse_channels(given["bottleneck"]),
         "payload_bits": given["payload_bits"],
         "head_share": given["head_share"],
         "tail_target": given["tail_target"],
@@ -93,6 +95,43 @@ def parse_settings(texts: Sequence[str]) -> dict[str, str]:
             raise RecipeError(f"--set {text!r}: expected NAME=VALUE or PASS.NAME=VALUE")
         settings[name] = value
     return settings
+
+
+def parse_channels(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of channels from `4` or `1,2,4`. Raises RecipeError for anything else."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(f"--bottleneck {text!r}: expected a number of channels, or several as 1,2,4") from None
+
+
+def parse_drops(texts: Sequence[str]) -> dict[str, float]:
+    """Points by tensor from `TENSOR=POINTS` texts. Raises RecipeError for anything else."""
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            points = float(number)
+        except ValueError:
+            points = math.nan
+        if not name or not 0 <= points <= 100:
+            raise RecipeError(f"--drop {text!r}: expected TENSOR=POINTS, 0 to 100 points of accuracy")
+        found[name] = points
+    return found
+
+
+def parse_reports(texts: Sequence[str]) -> dict[str, Path]:
+    """Files by the tensor of a cut, by "" for the whole model, from `[TENSOR=]FILE` texts. A file of that name comes first."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.rpartition("=")
+        key, place = ("", Path(text)) if not equals or Path(text).exists() else (name, Path(path))
+        if key in found:
+            raise RecipeError(f"two reports are given for {key or 'the whole model'}: {found[key]} and {place}")
+        found[key] = place
+    return found
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +15,14 @@ import click
 from edgesdk_converters.errors import EdgeError
 
 from . import __version__, text
+from .plan_verb import plan
+from .serve_verbs import remote_arguments, remote_options, serve, triton
+from .terminal import JSON as _JSON
+from .terminal import PATH as _PATH
+from .terminal import SHAPE as _SHAPE
+from .terminal import progress as _progress
+from .terminal import show as _show
 
-Progress = Callable[[str], None]
-_PATH = click.Path(path_type=Path, readable=False)  # whether it can be read is said by what reads it
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; all else goes to stderr.")
-_SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Make dynamic dimensions static.")
 _SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target, or of a pass.")
 _FALLBACK = click.option("--allow-fallback", is_flag=True, help="Run on the CPU where the asked provider is missing.")
 _THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0: what the bundle was made for.")
@@ -46,6 +46,7 @@ def cli() -> None:
 @click.option("--train-on", default="cpu", help="Where training runs: torch's name of a device, cpu (default), cuda, mps.")
 @click.option("--qat", type=click.IntRange(1), help="Epochs of training after quantisation, on --train.")
 @click.option("--split", metavar="auto|TENSOR", help="Cut there: the head for the device, the tail for a server.")
+@click.option("--bottleneck", metavar="CHANNELS", help="With --split: a learned encoder of so many channels; 1,2,4 are points.")
 @click.option("--payload-bits", type=int, default=32, help="Bits a value of what crosses the cut, 2 to 8; default as it is.")
 @click.option("--head-share", type=float, default=0.25, help="With --split auto: the most of all MACs that the head may have.")
 @click.option("--tail-target", default="server", help="What the tail is made for (default server).")
@@ -98,11 +99,14 @@ def export(model: str | None, **given: Any) -> None:
 @click.option("--inputs", type=_PATH, required=True, help=".npz with one array for each input.")
 @click.option("--outputs", type=_PATH, help="Write the outputs as .npz.")
 @click.option("--raw", is_flag=True, help="Inputs are raw (images: height x width x 3, uint8): apply the bundle's processing.")
+@remote_options
 @_THREADS
 @_FALLBACK
 @_JSON
-def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: int, allow_fallback: bool, as_json: bool) -> None:
-    """Run a bundle once on this device."""
+def run(
+    bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: int, allow_fallback: bool, as_json: bool, **given: Any
+) -> None:
+    """Run a bundle once on this device; with --remote its tail on a server."""
     from edgesdk_converters.calibration import read_npz
 
     from .arguments import save_arrays
@@ -112,20 +116,27 @@ def run(bundle: Path, inputs: Path, outputs: Path | None, raw: bool, threads: in
     with _progress() as progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a fallback is told below, in one line
         progress("loading")
-        with load(bundle, threads=threads, allow_fallback=allow_fallback, progress=progress) as session:
+        far = remote_arguments(**given)
+        with load(bundle, threads=threads, allow_fallback=allow_fallback, **far, progress=progress) as session:
             got = session.run(arrays, raw=raw)
             best = session.top(got) if session.signature.outputs[0].postprocess else []
     if session.facts.fallback:
         wanted = session.bundle.manifest.runtime.providers[0].name
         click.echo(f"edgesdk: warning: {wanted} is missing; ran on {session.facts}", err=True)
+    far_end = session.remote
+    if far_end is not None and far_end.counts.local:
+        click.echo(f"edgesdk: warning: the tail ran here: {far_end.why}", err=True)
     if outputs is not None:
         save_arrays(outputs, got)
     data = {
         "runtime": str(session.facts),
         "outputs": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in got.items()},
         "top": [{"label": label, "score": score} for label, score in best],
+        "remote": None if far_end is None else far_end.counts.to_json(),
     }
     lines = [f"ran on {session.facts}"]
+    if far_end is not None:
+        lines = [f"head ran on {session.facts}", f"tail ran {'here' if far_end.counts.local else 'at ' + far_end.remote.url}"]
     lines += [f"{name}: {a.dtype} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in got.items()]
     lines += [f"  {score:10.4g}  {label}" for label, score in best]
     _show(data, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
@@ -308,6 +319,11 @@ def doctor(as_json: bool) -> None:
     _show(found.to_json(), "\n".join(lines), as_json)
 
 
+cli.add_command(plan)
+cli.add_command(serve)
+cli.add_command(triton)
+
+
 def main() -> None:
     """Entry point: an EdgeError, or the system's refusal, becomes one line on stderr and its exit code."""
     stops: list[int] = []
@@ -359,26 +375,6 @@ def _refuse(error: EdgeError) -> NoReturn:
     except OSError:  # a full disk: what is still in the buffer must not fail once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(error.exit_code)
-
-
-def _show(data: Any, shown: str, as_json: bool) -> None:
-    click.echo(json.dumps(data, indent=1) if as_json else shown)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """Progress on stderr: a spinner with the time spent on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda message: click.echo(message, err=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda message: bar.update(task, description=message)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ PARITY = {"fp32": 1e-4, "fp16": 2e-2, "w8": 0.1, "int8": 0.3, "w4": 0.5}
 
 Those of integers catch what is broken, and promise nothing: for that there is --max-drop.
 """
+PARITY_LEARNED = 1.0
+"""That of a network whose front has learned to be another: an answer of zeros would have as much."""
+LOSSY = ("payload", "bottleneck")
+"""Passes after which less crosses than was there."""
 SMALLER = ("prune", "low_rank")
 """Passes after which the network has other layers: what comes of that is told beside the model that came in."""
 ASSUMED_MAX_DROP = 1.0
@@ -92,6 +96,7 @@ def export(
     finetune: int = 0,
     training_device: str = "cpu",
     split: str | None = None,
+    bottleneck: int | Sequence[int] | None = None,
     payload_bits: int = 32,
     head_share: float = 0.25,
     tail_target: str = "server",
@@ -109,8 +114,9 @@ def export(
     on `training_device` (torch's name of it).
     `split` cuts the network at a tensor (or "auto": where the fewest bytes cross, of the cuts whose head has at most
     `head_share` of the MACs): the head is made for the device, in `precision`, the tail for `tail_target` in fp32;
-    `payload_bits` (2 to 8) quantises and packs what crosses. The bundle holds both as bundles of their own, and the contract
-    is held by both together.
+    `payload_bits` (2 to 8) quantises and packs what crosses. `bottleneck` (channels; several are operating points) puts a learned
+    encoder in the place of all before the tensor, trained on `train`, and cuts behind it; then 8 bits are the default.
+    The bundle holds both as bundles of their own, and the contract is held by both together.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
     bundle stays. Other errors are EdgeErrors too.
@@ -122,7 +128,8 @@ def export(
         constants=constants, weights=weights, processing=processing, data=data, train=train,
         max_drop=max_drop, max_slice_drop=max_slice_drop,
         max_relative_error=max_relative_error, task=task, metric=metric, prune=prune, low_rank=low_rank,
-        finetune=finetune, training_device=training_device, split=split, payload_bits=payload_bits, head_share=head_share,
+        finetune=finetune, training_device=training_device, split=split, bottleneck=bottleneck,
+        payload_bits=payload_bits, head_share=head_share,
         tail_target=tail_target, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
@@ -153,6 +160,7 @@ def prepare(
     finetune: int = 0,
     training_device: str = "cpu",
     split: str | None = None,
+    bottleneck: int | Sequence[int] | None = None,
     payload_bits: int = 32,
     head_share: float = 0.25,
     tail_target: str = "server",
@@ -174,8 +182,11 @@ def prepare(
     precision = precision or stated or "fp32"
     by = basis(backend, on)
     shrinking = _shrinking(prune, low_rank, finetune)
+    if bottleneck is not None:
+        shrinking = (*shrinking, _bottleneck(bottleneck, split, payload_bits))
+        split, payload_bits = split or splitting.AUTO, 32  # its bits are packed by the pass itself
     if shrinking and given is not None:
-        told = "--prune or --low-rank and a recipe were given; a recipe says all"
+        told = "--prune, --low-rank or --bottleneck and a recipe were given; a recipe says all"
         raise RecipeError(told, f"put the pass {shrinking[0].name} into the recipe")
     candidates = choose.candidates(backend, precision, given, for_passes, shrinking)
     progress("loading the model")
@@ -191,7 +202,8 @@ def prepare(
     if any(getattr(step, "budget", "") == "cost" for candidate in candidates for step in candidate.recipe.whole):
         progress("costing the source model")
         trial.cost = Costing(backend, by, trial.cases[0], progress).of(source)
-    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates} | ({"int8"} if how.bits < 32 else set()))
+    lossy = how.bits < 32 or any(step.name in LOSSY for candidate in candidates for step in candidate.recipe.whole)
+    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates} | ({"int8"} if lossy else set()))
     if split is not None or (given is not None and given.split):
         if precision == choose.AUTO:
             raise RecipeError("--precision auto with --split: only whole networks have candidates", "give the head's precision")
@@ -222,8 +234,9 @@ def _split(
 ) -> Prepared:
     """The export of a network in two parts."""
     packed = how.bits < 32 or any(step.name == "payload" for step in sections.whole)
+    learned = any(step.name == "bottleneck" for step in sections.whole)
     contract = trial.contract
-    bound = max(PARITY.get(precision, 2e-2), PARITY["int8"] if packed else 0)
+    bound = PARITY_LEARNED if learned else max(PARITY.get(precision, 2e-2), PARITY["int8"] if packed else 0)
     bound = contract.max_relative_error if contract.max_relative_error is not None else bound
     made_by = f"edgesdk {__version__}"
     manifest, files, report, recipe = split_export(devices, precision, sections, how, trial, bound, begin, made_by)
@@ -307,6 +320,14 @@ def _shrinking(prune: float | None, low_rank: float | None, finetune: int) -> tu
     if finetune and not found:
         raise RecipeError("--finetune without a pass to repair", "give --prune or --low-rank FRACTION; --qat trains integers")
     return tuple(found)
+
+
+def _bottleneck(channels: int | Sequence[int], split: str | None, bits: int) -> Pass:
+    from edgesdk_converters.bottleneck import Bottleneck
+
+    points = (channels,) if isinstance(channels, int) else tuple(channels)
+    at = "" if split in (None, splitting.AUTO) else str(split)
+    return Bottleneck(at=at, channels=points, bits=bits if bits < 32 else 8)
 
 
 def _settled(recipe: Recipe, history: Sequence[Step]) -> Recipe:

@@ -5,7 +5,6 @@ Both are whole bundles that lie inside that of the split model: the same files r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from edgesdk_targets import golden, runner
 from edgesdk_targets.bundle import MANIFEST, Bundle, Manifest, Optimization, Runtime
 from edgesdk_targets.figure import Figure, counted
 from edgesdk_targets.report import Report
-from edgesdk_targets.split_runner import HEAD, TAIL
-from edgesdk_targets.target import Role, Segment, Target
+from edgesdk_targets.split_runner import HEAD, TAIL, point_tail
+from edgesdk_targets.target import Compiled, Role, Segment, Target
 
+from .split_figures import bytes_of, leaks, point_rows
 from .trial import EXACT, Trial, known_of, source_size
 
 if TYPE_CHECKING:
@@ -84,6 +84,15 @@ def chosen(model: Model, how: Splitting) -> tuple[Cut, str]:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """The parts of a split model as bundles; `points` are tails for fewer channels of a bottleneck."""
+
+    head: Bundle
+    tail: Bundle
+    points: Mapping[int, Bundle]
+
+
+@dataclass(frozen=True)
 class Sections:
     """The passes of a recipe for which the cut may not be known yet."""
 
@@ -122,7 +131,10 @@ class _Run:
         steps = sections.whole
         self.whole = trial.convert(Recipe(steps), None)
         self.notes: list[str] = []
-        self.cut = sections.split
+        place = next((index for index, step in enumerate(steps) if step.name == "bottleneck"), 0)
+        self.before = trial.convert(Recipe(steps[:place]), None)
+        self.learned = next((step.options for step in self.whole.history if step.name == "bottleneck"), None)
+        self.cut = sections.split or (() if self.learned is None else (self.learned["crosses"],))
         if not self.cut:
             cut, why = chosen(self.whole, how)
             trial.notes.append(f"cut at {', '.join(cut.tensors)}: {why}")
@@ -133,7 +145,7 @@ class _Run:
                 self.whole, steps = payload(self.whole, trial.given()), (*steps, payload)
                 self.cut = (f"{payload.at}{ENDING}",)
         self.recipe = Recipe(steps, sections.head, sections.tail, self.cut)
-        self.notes.append("a plain cut: the network's own tensor crosses, not that of a learned bottleneck")
+        self.notes.append(_kind(self.learned))
         head, tail = split(self.whole, self.cut)
         self.plain = (head, tail)
         given = trial.given()
@@ -143,9 +155,21 @@ class _Run:
             trial.progress(f"checking the {segment.role} against {device.device.name}")
             device.check(segment)
         self.compiled = tuple(device.compile(segment) for device, segment in zip(devices, self.segments, strict=True))
+        self.points = {} if self.learned is None else self._narrow(self.learned)
 
     def _converted(self, part: Model, steps: Sequence[Pass], given: Given) -> Model:
         return Recipe(tuple(steps)).run(part, replace(given, source=part))
+
+    def _narrow(self, learned: Mapping[str, Any]) -> dict[int, tuple[Model, Compiled]]:
+        """Tails for fewer channels than cross at most, by their number."""
+        from edgesdk_converters.bottlenecks.points import narrowed
+
+        made = {}
+        for point in learned["channels"][:-1]:
+            self.trial.progress(f"compiling the tail for {point} channels")
+            tail = narrowed(self.parts[1], point, learned["coded"], learned["bits"])
+            made[point] = (tail, self.devices[1].compile(Segment(tail, "tail")))
+        return made
 
     def finished(self, bound: float, begin: float) -> tuple[Manifest, dict[str, bytes], Report, Recipe]:
         levels: tuple[Optimization, ...] = ("all", "extended", "basic")
@@ -163,56 +187,79 @@ class _Run:
         outer, files = self._outer(inner)
         compiled = replace(self.compiled[0], files=files, runtime=outer.runtime, plan=(), notes=())
         manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, self._known(inner))
+        if self.points:
+            report = replace(report, rows=(*report.rows, *point_rows(self.trial, inner.head, inner.points)))
+        if self.learned is not None:
+            report = replace(report, rows=(*report.rows, *leaks(self.trial, self.before, self.whole, self.learned)))
         return manifest, everything, report, self.recipe
 
-    def _inner(self, level: Optimization) -> tuple[Bundle, Bundle]:
-        """Head and tail as bundles with golden vectors of their own; what the head gives are the inputs of the tail's."""
-        trial = self.trial
-        made: list[Bundle] = []
-        cases: Sequence[Mapping[str, Array]] = trial.cases
-        for place, role in enumerate(_ROLES):
-            compiled, part = self.compiled[place], self.parts[place]
-            manifest = Manifest(
-                name=trial.source.name, target=self.devices[place].name, device=self.devices[place].device.name,
-                precision=self.precision if role == "head" else "fp32", signature=part.signature,
-                runtime=replace(compiled.runtime, optimization=level),
-                role=role, model=_model(trial.source, part), recipe=self.recipe.to_plain(),
-                history=tuple(fields.plain(step) for step in part.history), plan=compiled.plan, notes=compiled.notes,
-                made_by=self.made_by,
-            )  # fmt: skip
-            from edgesdk_converters.reference import Reference
+    def _inner(self, level: Optimization) -> Inner:
+        """Head and tails as bundles with golden vectors of their own; what the head gives are the inputs of the tails'."""
+        head, coded = self._bundle("head", self.parts[0], self.compiled[0], level, self.trial.cases, self.plain[0])
+        tail, _ = self._bundle("tail", self.parts[1], self.compiled[1], level, coded, self.plain[1])
+        points = {}
+        for point, (model, compiled) in self.points.items():
+            width = int(model.signature.inputs[0].shape[1])
+            fewer = [{name: np.ascontiguousarray(value[:, :width]) for name, value in case.items()} for case in coded]
+            points[point], _ = self._bundle("tail", model, compiled, level, fewer, model)
+        return Inner(head, tail, points)
 
-            wanted = [Reference(self.plain[place]).run(case) for case in cases]
-            loaded = runner.load(bundles.draft(Path(role), manifest, compiled.files), runner.RunOptions(1, allow_fallback=True))
-            try:
-                names = [output.name for output in part.signature.outputs]
-                got = [dict(zip(names, loaded.run(case), strict=True)) for case in cases]
-            finally:
-                loaded.close()
-            entry, vectors = golden.make(
-                cases, got, wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=trial.origin
-            )
-            made.append(bundles.draft(Path(f"{role}.edge"), replace(manifest, golden=entry), {**compiled.files, **vectors}))
-            cases = got
-        return made[0], made[1]
+    def _bundle(
+        self, role: Role, part: Model, compiled: Compiled, level: Optimization, cases: Sequence[Mapping[str, Array]], plain: Model
+    ) -> tuple[Bundle, list[dict[str, Array]]]:
+        """One part as a bundle, and what it makes of these cases; `plain` is the part as it was before it was converted."""
+        from edgesdk_converters.reference import Reference
 
-    def _outer(self, inner: tuple[Bundle, Bundle]) -> tuple[Manifest, dict[str, bytes]]:
+        trial, device = self.trial, self.devices[_ROLES.index(role)]
+        manifest = Manifest(
+            name=trial.source.name, target=device.name, device=device.device.name,
+            precision=self.precision if role == "head" else "fp32", signature=part.signature,
+            runtime=replace(compiled.runtime, optimization=level),
+            role=role, model=_model(trial.source, part), recipe=self.recipe.to_plain(),
+            history=tuple(fields.plain(step) for step in part.history), plan=compiled.plan, notes=compiled.notes,
+            made_by=self.made_by,
+        )  # fmt: skip
+        wanted = [Reference(plain).run(case) for case in cases]
+        loaded = runner.load(bundles.draft(Path(role), manifest, compiled.files), runner.RunOptions(1, allow_fallback=True))
+        try:
+            names = [output.name for output in part.signature.outputs]
+            got = [dict(zip(names, loaded.run(case), strict=True)) for case in cases]
+        finally:
+            loaded.close()
+        packed = role == "head" and all(spec.dtype == "uint8" for spec in part.signature.outputs)
+        entry, vectors = golden.make(
+            cases, got, wanted, precision=manifest.precision, runtime=str(loaded.facts), origin=trial.origin,
+            tolerance=golden.PACKED if packed else None,
+        )  # fmt: skip
+        return bundles.draft(Path(f"{role}.edge"), replace(manifest, golden=entry), {**compiled.files, **vectors}), got
+
+    def _outer(self, inner: Inner) -> tuple[Manifest, dict[str, bytes]]:
         trial, device = self.trial, self.devices[0]
-        files = bundles.inside(inner[0], HEAD) | bundles.inside(inner[1], TAIL)
+        files = bundles.inside(inner.head, HEAD) | bundles.inside(inner.tail, TAIL)
+        for point, tail in inner.points.items():
+            files |= bundles.inside(tail, point_tail(point))
         runtime = Runtime(
             name="split", file=f"{HEAD}/{MANIFEST}", minimum="",
-            providers=tuple({p.name: p for part in inner for p in part.manifest.runtime.providers}.values()),
+            providers=tuple({p.name: p for part in (inner.head, inner.tail) for p in part.manifest.runtime.providers}.values()),
         )  # fmt: skip
         manifest = Manifest(
             name=trial.source.name, target=device.name, device=device.device.name, precision=self.precision,
             signature=self.whole.signature, runtime=runtime, role="split",
-            model=_model(trial.source, self.whole) | {"head": inner[0].digest, "tail": inner[1].digest},
+            model=_model(trial.source, self.whole) | self._digests(inner),
             recipe=self.recipe.to_plain(), history=tuple(fields.plain(step) for step in self.whole.history),
             notes=tuple(self.notes), made_by=self.made_by,
         )  # fmt: skip
         return manifest, files
 
-    def _error(self, inner: tuple[Bundle, Bundle]) -> float:
+    def _digests(self, inner: Inner) -> dict[str, Any]:
+        """Of the parts, and of the tails for fewer channels by their number."""
+        found: dict[str, Any] = {"head": inner.head.digest, "tail": inner.tail.digest}
+        if self.learned is not None:
+            found["channels"] = self.learned["channels"][-1]
+            found["points"] = {str(point): tail.digest for point, tail in inner.points.items()}
+        return found
+
+    def _error(self, inner: Inner) -> float:
         manifest, files = self._outer(inner)
         loaded = runner.load(bundles.draft(Path("split"), manifest, files), runner.RunOptions(1, allow_fallback=True))
         try:
@@ -222,10 +269,10 @@ class _Run:
             loaded.close()
         return accuracy.distance(got, self.trial.wanted).relative
 
-    def _known(self, inner: tuple[Bundle, Bundle]) -> list[Figure]:
+    def _known(self, inner: Inner) -> list[Figure]:
         """Totals first: what crosses; then each part's own figures."""
-        crossing = sum(_bytes(spec.shape, spec.dtype) for spec in inner[0].manifest.signature.outputs)
-        inputs = sum(_bytes(spec.shape, spec.dtype) for spec in inner[0].manifest.signature.inputs)
+        crossing = sum(bytes_of(spec) for spec in inner.head.manifest.signature.outputs)
+        inputs = sum(bytes_of(spec) for spec in inner.head.manifest.signature.inputs)
         rows = [
             counted(
                 "link_bytes", crossing, f"the tensors that cross, without what a protocol adds; the input has {inputs:,}", "link"
@@ -233,7 +280,12 @@ class _Run:
             source_size(self.trial.source),
         ]
         for place, role in enumerate(_ROLES):
-            found = known_of(self.devices[place], self.segments[place], self.compiled[place], inner[place].manifest.precision)
+            found = known_of(
+                self.devices[place],
+                self.segments[place],
+                self.compiled[place],
+                (inner.head, inner.tail)[place].manifest.precision,
+            )
             rows += [replace(row, segment=role) for row in found]
         return rows
 
@@ -241,10 +293,15 @@ class _Run:
 _ROLES: tuple[Role, Role] = ("head", "tail")
 
 
+def _kind(learned: Mapping[str, Any] | None) -> str:
+    if learned is None:
+        return "a plain cut: the network's own tensor crosses, not that of a learned bottleneck"
+    if learned["placement"] == "cut":
+        return (
+            "an autoencoder at the cut: the network as it was up to there, and what a learned encoder makes of its tensor crosses"
+        )
+    return "a distilled bottleneck: a learned encoder runs on the device, not the network's own first layers"
+
+
 def _model(source: Model, part: Model) -> dict[str, Any]:
     return {"source": source.digest, "sha256": part.digest, "opset": part.opset, "ir": part.proto.ir_version}
-
-
-def _bytes(shape: Sequence[int | str], dtype: str) -> int:
-    """Bytes of a tensor; a dimension that is not fixed counts as one."""
-    return math.prod(dim if isinstance(dim, int) else 1 for dim in shape) * np.dtype(dtype).itemsize

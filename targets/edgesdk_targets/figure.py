@@ -16,7 +16,7 @@ UNITS = {
     "macs": "MAC", "params": "", "weight_bytes": "bytes", "energy_mj": "mJ", "fmax_mhz": "MHz", "accuracy": "",
     "source_accuracy": "", "accuracy_drop": "points", "max_abs_error": "", "relative_error": "", "provider_nodes": "",
     "speed_ratio": "", "instructions": "", "instruction_ratio": "", "source_speed_ratio": "",
-    "source_instruction_ratio": "", "retention": "", "worst_slice_retention": "",
+    "source_instruction_ratio": "", "retention": "", "leakage_psnr_db": "dB", "leakage_ssim": "", "worst_slice_retention": "",
 }  # fmt: skip
 
 

@@ -25,6 +25,11 @@ An output in 8 bits has steps of about 1 % of its largest value; where a sum lie
 and what follows from that by a few.
 """
 
+CODED = 5e-2
+"""The same for what follows from a payload of few bits: of all its values, one between two codes may fall to the other side."""
+PACKED = 0.51
+"""The same for packed bytes themselves, where the code next to another may have another highest bit."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -49,10 +54,12 @@ def make(
     precision: str,
     runtime: str,
     origin: str,
+    tolerance: float | None = None,
 ) -> tuple[Golden, dict[str, bytes]]:
     """The manifest entry and the payload files for matching lists of cases.
 
-    Cases whose shapes differ from the first one's (dynamic inputs, outputs as long as what was detected) are left out.
+    `tolerance` is the relative error allowed between two machines; None: that of the precision. Cases whose shapes differ from
+    the first one's (dynamic inputs, outputs as long as what was detected) are left out.
     """
     every = list(zip(inputs, outputs, source_outputs, strict=True))
     kept = [case for case in every if [_shapes(group) for group in case] == [_shapes(group) for group in every[0]]]
@@ -67,7 +74,8 @@ def make(
             tables[group][name] = file
     error = distance(outputs, source_outputs).relative
     golden = Golden(
-        len(inputs), tables["inputs"], tables["outputs"], tables["source_outputs"], TOLERANCE.get(precision, 1e-2),
+        len(inputs), tables["inputs"], tables["outputs"], tables["source_outputs"],
+        TOLERANCE.get(precision, 1e-2) if tolerance is None else tolerance,
         float(f"{error:.3g}") if math.isfinite(error) else None, runtime, origin,
     )  # fmt: skip
     return golden, files

@@ -19,18 +19,29 @@ HEAD, TAIL = "head.edge", "tail.edge"
 """Folders of the two bundles inside that of the split model."""
 
 
+def point_tail(channels: int) -> str:
+    """Folder of the tail for fewer channels of a bottleneck than cross at most."""
+    return f"tail-{channels}.edge"
+
+
+def head_and_tail(bundle: Bundle) -> tuple[Bundle, Bundle]:
+    """The two bundles inside that of a split model. Raises BundleError where they are not what they should be."""
+    head, tail = nested(bundle, HEAD), nested(bundle, TAIL)
+    for part, role in ((head, "head"), (tail, "tail")):
+        if part.manifest.role != role:
+            raise BundleError(f"{part.path} is a {part.manifest.role}, not the {role} of a split model", "export it anew")
+    crossing, wanted = head.manifest.signature.outputs, tail.manifest.signature.inputs
+    if [(s.name, s.dtype, s.shape) for s in crossing] != [(s.name, s.dtype, s.shape) for s in wanted]:
+        raise BundleError(f"head and tail of {bundle.path} do not fit together", "export it anew")
+    return head, tail
+
+
 class SplitRunner:
     """Runs both parts here. Their bundles lie inside that of the split model, each whole: either can be copied elsewhere."""
 
     def __init__(self, bundle: Bundle, options: RunOptions = DEFAULTS) -> None:
-        parts = [nested(bundle, name) for name in (HEAD, TAIL)]
-        for part, role in zip(parts, ("head", "tail"), strict=True):
-            if part.manifest.role != role:
-                raise BundleError(f"{part.path} is a {part.manifest.role}, not the {role} of a split model", "export it anew")
-        crossing, wanted = parts[0].manifest.signature.outputs, parts[1].manifest.signature.inputs
-        if [(s.name, s.dtype, s.shape) for s in crossing] != [(s.name, s.dtype, s.shape) for s in wanted]:
-            raise BundleError(f"head and tail of {bundle.path} do not fit together", "export it anew")
-        self._crossing = [spec.name for spec in crossing]
+        parts = head_and_tail(bundle)
+        self._crossing = [spec.name for spec in parts[0].manifest.signature.outputs]
         self._names = [spec.name for spec in bundle.manifest.signature.outputs]
         self._head: Runner = runners.load(parts[0], options)
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters import graph as graphs
+from edgesdk_converters.bottleneck import ENDING, Bottleneck
 from edgesdk_converters.calibration import Samples
 from edgesdk_converters.low_rank import LowRank
 from edgesdk_converters.model import Model
@@ -25,6 +26,7 @@ from edgesdk_converters.pruning.structure import Structure
 from edgesdk_converters.qdq import WEIGHTED
 from edgesdk_converters.quantize import Quantize, named
 from edgesdk_converters.sparsify import Sparsify
+from edgesdk_converters.split import split
 
 from .masking import masked
 from .softened import HALF, error, exactness, fast_answers, rounds_inside, run, session, soft_answers, softened, sqnr_db
@@ -191,6 +193,29 @@ def packed(step: Payload, before: Model, after: Model, given: Given) -> None:
     assert found <= exactness(before), f"relative error {found:.3g} from the graph that reads the rounded tensor"
 
 
+def narrowed(step: Bottleneck, before: Model, after: Model, given: Given) -> None:
+    """As few bytes cross as told, and nothing beside them; behind the decoder, unless that was tuned, all is as it was."""
+    told = after.history[-1].options
+    crosses, coded = told["crosses"], told["coded"]
+    types = graphs.value_types(after.proto.graph)
+    size = math.ceil(math.prod(coded) * step.bits / 8)
+    assert (types[crosses].nbytes, coded[1]) == (size, max(step.channels)), "not as few bytes as told"
+    head, tail = split(after, crosses)
+    joined = run(tail.proto, run(head.proto, given.train))
+    assert error(joined, run(after.proto, given.train)) <= exactness(after), "head and tail are not the whole"
+    if step.placement == "cut":
+        old, new = stored(before), stored(after)
+        mine = {name for node in split(before, told["at"])[0].proto.graph.node for name in node.input}
+        assert all(identical(new[name], old[name]) for name in mine & set(old)), "what stays on the device was changed"
+    if not step.tune:
+        decoded = f"{told['at']}{ENDING}/decoded"
+        probe, rest = after.copy_proto(), split(before, told["at"])[1]
+        probe.graph.output.extend(info for info in probe.graph.value_info if info.name == decoded)
+        rows = run(probe, given.train)
+        wanted = run(rest.proto, [{told["at"]: row.pop(decoded)} for row in rows])
+        assert error(rows, wanted) <= exactness(before), "what stands behind the decoder was changed"
+
+
 @dataclass(frozen=True)
 class Codes:
     """Values on a grid: `step` wide each, from `low` to `high` (all of one shape, or numbers)."""
@@ -346,6 +371,7 @@ def quantised(step: Quantize, before: Model, after: Model, given: Given) -> None
 
 
 ORACLES: dict[str, Check] = {
+    "bottleneck": narrowed,
     "equalize": the_same,
     "expand": the_same,
     "fold": the_same,

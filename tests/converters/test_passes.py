@@ -14,7 +14,7 @@ from edgesdk_converters.errors import RecipeError
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given, Pass, silent
 
-NEEDED: dict[str, dict[str, Any]] = {"payload": {"at": "r1"}}
+NEEDED: dict[str, dict[str, Any]] = {"payload": {"at": "r1"}, "bottleneck": {"mimic": 1, "tune": 1, "width": 4}}
 """Options without which a pass has nothing to do, for the network of these tests."""
 
 

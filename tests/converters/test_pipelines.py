@@ -15,6 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgesdk_converters import PASSES, known
+from edgesdk_converters.bottleneck import Bottleneck
 from edgesdk_converters.calibration import synthetic
 from edgesdk_converters.equalize import Equalize
 from edgesdk_converters.errors import ModelError, PassError, Unsupported
@@ -29,6 +30,7 @@ from edgesdk_converters.prune import Prune
 from edgesdk_converters.quantize import Quantize, named
 from edgesdk_converters.rotate import Rotate
 from edgesdk_converters.sparsify import Sparsify
+from edgesdk_converters.split import cuts
 
 from .oracles import ORACLES, options
 from .random_graphs import IMAGE_BLOCKS, SEEDS, SEQUENCE_BLOCKS, VECTOR_BLOCKS, blocks, random_graph
@@ -37,8 +39,10 @@ from .softened import answers, error, exactness, fast_answers, run
 PIPELINES, BATCH, MOST_PASSES, SAMPLES = 300, 10, 4, 16
 SABOTAGED = 44
 """The network that is spoilt on purpose."""
-LEAST_RUNS = 15
-"""Of each pass, refusals not counted."""
+LEAST_RUNS = {"bottleneck": 10}
+"""Of a pass that takes seconds and is drawn less often, refusals not counted."""
+USUAL_RUNS = 15
+"""The same of every other."""
 REFUSALS = (PassError, Unsupported, ModelError)
 DISGUISED = re.compile(r"Traceback|failed: |not valid|fit together|two initialisers|cannot run the model")
 """In a refusal: the pass made something wrong, and saw it."""
@@ -109,7 +113,25 @@ def a_prune(rng: Rng, model: Model) -> Pass:
     )
 
 
+def a_bottleneck(rng: Rng, model: Model) -> Pass:
+    names = [name for node in model.proto.graph.node if node.op_type in CUT_BEHIND for name in node.output]
+    return Bottleneck(
+        at=pick(rng, "", *names) if rng.random() < 0.2 else pick(rng, "", *(cut.tensors[0] for cut in cuts(model))),
+        channels=pick(rng, (1,), (2,), (1, 3)),
+        bits=pick(rng, int(rng.integers(2, 9)), 32),
+        placement=pick(rng, "input", "input", "cut"),
+        width=4,
+        decoder_width=8,
+        mimic=1,
+        tune=pick(rng, 0, 1),
+        later=pick(rng, 0, 2),
+        freeze_encoder=bool(rng.random() < 0.3),
+        batch=8,
+    )
+
+
 MAKERS: dict[str, Callable[[Rng, Model], Pass]] = {
+    "bottleneck": a_bottleneck,
     "equalize": lambda rng, model: Equalize(strength=pick(rng, 0.25, 0.5, 1.0)),
     "expand": an_expand,
     "fold": lambda rng, model: Fold(size_limit_bytes=pick(rng, Fold().size_limit_bytes, 1000)),
@@ -178,7 +200,8 @@ def check(step: Pass, before: Model, after: Model, given: Given) -> None:
 def steps(seed: int, outcome: Outcome) -> Iterator[str]:
     """Runs a pipeline step by step; what went wrong, if anything did."""
     model, given, rng = drawn(seed)
-    names = [*(name for name in MAKERS if name in known()), "quantize", "quantize"]
+    usual = [name for name in MAKERS if name in known() and name not in LEAST_RUNS]
+    names = [*usual * 2, *LEAST_RUNS, *["quantize"] * 4]
     for _ in range(int(rng.integers(1, MOST_PASSES + 1))):
         step = MAKERS[str(rng.choice(names))](rng, model)
         label = f"seed {seed}: {title(step)} after {[(s.name, s.options) for s in model.history]}"
@@ -229,7 +252,7 @@ def test_every_pass_has_really_run() -> None:
         for (other, why), count in sorted(refused.items()):
             if other == name:
                 print(f"{'':10} {count:4} {why}")
-    assert all(ran[name] >= LEAST_RUNS for name in MAKERS if name in known()), ran
+    assert all(ran[name] >= LEAST_RUNS.get(name, USUAL_RUNS) for name in MAKERS if name in known()), ran
 
 
 # --- the graphs
