@@ -1,27 +1,45 @@
 """What `make bench` shows of learned bottlenecks on Fashion-MNIST: accuracy against bytes, beside what needs no such training.
 
 Teachers and trainings are kept under build/bench, by all that decides them but the code that trains; a section that was stopped
-goes on where it was. All of it takes hours on two cores; `--quick` of `python -m tests.bench` does not exist: name the section.
+goes on where it was. All of it takes hours on two cores: name a section to have it alone.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image as pillow  # noqa: N813
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from edgesdk_converters import find
+from edgesdk_converters.accuracy import top1_drop
+from edgesdk_converters.bottleneck import Bottleneck
+from edgesdk_converters.bottlenecks.points import narrowed
+from edgesdk_converters.calibration import Samples
+from edgesdk_converters.cost import layers
 from edgesdk_converters.from_torch import from_module
 from edgesdk_converters.model import Model
+from edgesdk_converters.passes import Given
+from edgesdk_converters.reference import Reference
+from edgesdk_converters.split import cuts, split
 from edgesdk_converters.train import rate
 
 from . import fashion
-from .bench_smaller import cached
+from .bench_quantised import show
+from .bench_smaller import HOME, Made, cached, told
 
+Array = NDArray[Any]
+Row = tuple[str, ...]
 TEACHER_EPOCHS = 8
 TRAINED_ON = 55_000
 
@@ -68,8 +86,8 @@ def densenet() -> nn.Module:
     """Blocks of layers at 14, 7 and 3 pixels, each followed by half as many channels."""
     stages: list[nn.Module] = [nn.Conv2d(1, 32, 3, 2, 1, bias=False)]
     width, growth = 32, 24
-    for layers, last in ((3, False), (8, False), (12, True)):
-        for _ in range(layers):
+    for count, last in ((3, False), (8, False), (12, True)):
+        for _ in range(count):
             stages.append(Dense(width, growth))
             width += growth
         stages += [nn.BatchNorm2d(width), nn.ReLU()]
@@ -118,19 +136,178 @@ def shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.roll(images, (down, right), (-2, -1))
 
 
-def accuracy(model: Model, images: int = 10_000) -> float:
-    from edgesdk_converters.reference import Reference
+@dataclass(frozen=True)
+class Way:
+    """One training, and the operating points that it serves. `images` are those that are learned from."""
 
-    check = fashion.samples("t10k", 0, images)
+    bits: int
+    channels: tuple[int, ...] = (1, 2, 4, 8)
+    images: int = TRAINED_ON
+    placement: Literal["input", "cut"] = "input"
+    mimic: int = 3
+    tune: int = 5
+    later: int = 2
+    labels_share: float = 0.5
+    tune_learning_rate: float = 1e-3
+
+    def made(self, name: str, source: Made, at: str) -> Made:
+        """The network with its bottleneck, trained or as it was kept."""
+
+        def make(_: Path) -> Model:
+            lessons = Samples.from_arrays(fashion.samples("train", 0, self.images), source.model.signature, "training images")
+            given = Given(source.model, lessons.take(np.arange(256)), told(name), lessons=lessons, cache=HOME / "cache")
+            options = {key: value for key, value in asdict(self).items() if key != "images"} | {"smaller": SMALLER}
+            options["channels"] = tuple(options["channels"])
+            return Bottleneck(at=at, batch=BATCH, **options)(source.model, given)
+
+        return cached(["bottleneck", name, at, BATCH, SMALLER, asdict(self)], source, make)
+
+
+SMALLER = 83.0
+BATCH = 128
+LOSSLESS_WEBP_BYTES = 454
+"""Mean of 1,000 test images (pillow 13, method 6): what the field notes say, printed anew by `offload`."""
+CUTS = {"resnet": 0.3, "densenet": 0.35}
+"""Of the MACs, behind which the encoder's work ends: the cut with the fewest bytes up to there."""
+CURVE = tuple(Way(bits) for bits in (4, 2, 8, 6))
+POINTS = (Way(4, (4,)), Way(8, (1,)))
+"""98 and 49 bytes: where the baselines are."""
+BASELINES: dict[str, dict[str, Any]] = {
+    "two stages": {},
+    "head distillation at the cut only": {"mimic": 8, "tune": 0, "later": 0},
+    "plain cross-entropy": {"mimic": 0, "tune": 8, "labels_share": 1.0},
+    "autoencoder at the cut": {"placement": "cut", "mimic": 8, "tune": 0, "later": 0},
+}
+HEADS = ("way", "channels", "bits", "bytes", "under WebP", "accuracy", "drop (bound)", "head params", "head MACs", "seconds")
+
+
+class Judged:
+    """A teacher, its folded form, and its answers to the test images."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        source = teacher(name)
+        probe = Samples.from_arrays(fashion.samples("train", 0, 64), source.signature, "training images")
+        self.source = Made(find("fold")()(source, Given(source, probe)))
+        self.check = fashion.samples("t10k", 0, 10_000)
+        self.answers = answers(self.source.model, self.check["image"])
+        self.macs = sum(layer.macs for layer in layers(self.source.model))
+        self.params = sum(layer.params for layer in layers(self.source.model))
+        found = [cut for cut in cuts(self.source.model) if len(cut.shapes[0]) == 4 and cut.head_macs <= CUTS[name] * self.macs]
+        self.at = min(found, key=lambda cut: (cut.bytes, -cut.head_macs, -cut.head_nodes)).tensors[0]
+
+    def row(self, label: str, bits: int, size: int, found: Array, head: Model | None, channels: str, seconds: float) -> Row:
+        lost = top1_drop(self.answers, found, self.check["labels"])
+        params = "-" if head is None else f"{sum(layer.params for layer in layers(head)):,}"
+        share = "-" if head is None else f"{sum(layer.macs for layer in layers(head)) / self.macs:.1%}"
+        return (
+            label, channels, str(bits), str(size), f"{1 - size / LOSSLESS_WEBP_BYTES:.1%}", f"{100 * lost.converted:.2f}%",
+            f"{lost.drop_points:.2f} ({lost.bound_points:.2f})", params, share, f"{seconds:.0f}" if seconds else "-",
+        )  # fmt: skip
+
+    def rows(self, label: str, way: Way) -> Iterator[Row]:
+        """One for each operating point, from the tail that ships for it."""
+        made = way.made(self.name, self.source, self.at)
+        options = next(step.options for step in made.model.history if step.name == "bottleneck")
+        head, tail = split(made.model, options["crosses"])
+        coder = Reference(head)
+        name = head.signature.inputs[0].name
+        coded = [next(iter(coder.run({name: image[None]}).values())) for image in self.check["image"]]
+        for point in sorted(way.channels):
+            small = narrowed(tail, point, options["coded"], way.bits)
+            width = int(small.signature.inputs[0].shape[1])
+            runner = Reference(small)
+            given = ({options["crosses"]: np.ascontiguousarray(one[:, :width])} for one in coded)
+            found = np.stack([next(iter(runner.run(one).values()))[0] for one in given])
+            size = int(np.prod(small.signature.inputs[0].shape))
+            yield self.row(label, way.bits, size, found, head, str(point), made.seconds)
+
+
+def answers(model: Model, images: Array) -> Array:
     reference, name = Reference(model), model.signature.inputs[0].name
-    found = [next(iter(reference.run({name: check["image"][row : row + 1]}).values())).argmax() for row in range(images)]
-    return float(100 * (np.array(found) == check["labels"]).mean())
+    return np.stack([next(iter(reference.run({name: image[None]}).values()))[0] for image in images])
+
+
+def about(judged: Judged) -> str:
+    right = 100 * float((judged.answers.argmax(1) == judged.check["labels"]).mean())
+    return (
+        f"teacher {judged.name}: {right:.2f}% of 10,000, {judged.params:,} parameters, {judged.macs:,} MACs; cut at {judged.at}"
+    )
+
+
+def curve(name: str = "resnet") -> Iterator[Row]:
+    """Accuracy against bytes: one training for each number of bits serves all numbers of channels."""
+    judged = Judged(name)
+    print(about(judged), flush=True)
+    for way in CURVE:
+        yield from judged.rows("two stages, four points", way)
+
+
+def baselines(name: str = "resnet") -> Iterator[Row]:
+    """Ways of the same size and as many epochs, each trained for its point alone; then what needs no training."""
+    judged = Judged(name)
+    print(about(judged), flush=True)
+    for point in POINTS:
+        for label, changed in BASELINES.items():
+            yield from judged.rows(label, replace(point, **changed))
+    yield from untrained(judged)
+
+
+def densenet() -> Iterator[Row]:
+    """Another kind of network, at the same two points."""
+    judged = Judged("densenet")
+    print(about(judged), flush=True)
+    for point in POINTS:
+        yield from judged.rows("two stages", point)
+
+
+def untrained(judged: Judged) -> Iterator[Row]:
+    """The plain cut at 8 bits, the image as file or smaller with fewer bits, and nothing sent at all."""
+    model = judged.source.model
+    probe = Samples.from_arrays(fashion.samples("train", 0, 256), model.signature, "training images")
+    packed = find("payload")(at=judged.at, bits=8)(model, Given(model, probe))
+    head, _ = split(packed, f"{judged.at}/payload")
+    size = int(np.prod(head.signature.outputs[0].shape))
+    yield judged.row("plain cut", 8, size, answers(packed, judged.check["image"]), head, "-", 0)
+    images = judged.check["image"]
+    low, high = float(images.min()), float(images.max())
+    grey = np.rint((images - low) / (high - low) * 255).astype(np.uint8)
+    for label, kind, options in (
+        ("PNG", "PNG", {"optimize": True}), ("WebP, lossless", "WEBP", {"lossless": True, "method": 6}),
+        ("JPEG, quality 50", "JPEG", {"quality": 50}), ("WebP, quality 20", "WEBP", {"quality": 20, "method": 6}),
+        ("WebP, quality 1", "WEBP", {"quality": 1, "method": 6}),
+    ):  # fmt: skip
+        sizes, back = zip(*(through(kind, image[0], options) for image in grey), strict=True)
+        given = (np.stack(back)[:, None] / np.float32(255) * np.float32(high - low) + np.float32(low)).astype(np.float32)
+        yield judged.row(label, 8, round(float(np.mean(sizes))), answers(model, given), None, "-", 0)
+    for side, bits in ((14, 4), (14, 2), (10, 4), (7, 8)):
+        given = shrunk(images, side, bits)
+        yield judged.row(f"image of {side} x {side} pixels", bits, side * side * bits // 8, answers(model, given), None, "-", 0)
+    yield judged.row("local: nothing is sent but the answer", 32, 40, judged.answers, model, "-", 0)
+
+
+def through(kind: str, image: Array, options: Mapping[str, Any]) -> tuple[int, Array]:
+    """Bytes of the file that an image makes, and the image that the file gives."""
+    file = io.BytesIO()
+    pillow.fromarray(image).save(file, kind, **options)
+    with pillow.open(io.BytesIO(file.getvalue())) as opened:
+        return file.tell(), np.asarray(opened.convert("L"))
+
+
+def shrunk(images: Array, side: int, bits: int) -> Array:
+    """Fewer pixels (averages) of fewer bits, made large again between them."""
+    few = F.interpolate(torch.as_tensor(images), size=(side, side), mode="area")
+    low, high = float(few.min()), float(few.max())
+    codes = torch.round((few - low) / (high - low) * (2**bits - 1)) / (2**bits - 1) * (high - low) + low
+    return F.interpolate(codes, size=images.shape[2:], mode="bilinear", align_corners=False).numpy()
+
+
+SECTIONS = {"curve": curve, "baselines": baselines, "densenet": densenet}
 
 
 def main(names: Sequence[str]) -> None:
-    for name in names:
-        model = teacher(name)
-        print(name, accuracy(model), flush=True)
+    for name in names or SECTIONS:
+        show(HEADS, list(SECTIONS[name]()))
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ except ImportError as _error:
     raise MissingExtra("torch", "torch") from _error
 
 Array = NDArray[Any]
-SAMPLES = 2500
+SAMPLES = 2000
 """At most, of which the decoder learns from four fifths."""
 EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
-WIDTH = 48
+WIDTH = 32
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 
 
