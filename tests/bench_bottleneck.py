@@ -32,7 +32,7 @@ from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
 from edgesdk_converters.reference import Reference
 from edgesdk_converters.split import cuts, split
-from edgesdk_converters.train import rate
+from edgesdk_converters.train import Training, rate, train
 
 from . import fashion
 from .bench_quantised import show
@@ -41,6 +41,8 @@ from .bench_smaller import HOME, Made, cached, told
 Array = NDArray[Any]
 Row = tuple[str, ...]
 TEACHER_EPOCHS = 8
+SETTLED_EPOCHS = 2
+"""After those, on images as they are."""
 TRAINED_ON = 55_000
 
 
@@ -125,7 +127,14 @@ def teacher(name: str) -> Model:
             print(f"   teacher {name}: epoch {epoch + 1}, {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
         return from_module(module, [torch.zeros(1, 1, 28, 28)], f"fashion_{name}", input_names=["image"])
 
-    return cached(["teacher", name, TEACHER_EPOCHS, TRAINED_ON, 1], None, make).model
+    moved = cached(["teacher", name, TEACHER_EPOCHS, TRAINED_ON, 1], None, make)
+
+    def settle(checkpoint: Path) -> Model:
+        samples = Samples.from_arrays(fashion.samples("train", 0, TRAINED_ON), moved.model.signature, "training images")
+        how = Training(epochs=SETTLED_EPOCHS, batch=128, learning_rate=5e-4, labels_share=1.0, validation_share=0.05)
+        return train(moved.model, moved.model, samples, how, checkpoint=checkpoint, progress=told(name)).model
+
+    return cached(["settled", SETTLED_EPOCHS], moved, settle).model
 
 
 def shifted(images: Tensor, rng: np.random.Generator) -> Tensor:

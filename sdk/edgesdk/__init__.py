@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "edgesdk_targets.bundle",
+    "Doors": "edgesdk.server",
     "EdgeError": "edgesdk_converters.errors",
     "Figure": "edgesdk_targets.figure",
     "Model": "edgesdk_converters.model",
@@ -32,11 +33,14 @@ _HOMES = {
     "inspect": "edgesdk.api",
     "load": "edgesdk.session",
     "measure": "edgesdk.api",
+    "plan": "edgesdk.planning",
+    "serve": "edgesdk.server",
     "verify": "edgesdk.api",
 }
 
 __all__ = [
     "Bundle",
+    "Doors",
     "EdgeError",
     "Figure",
     "Model",
@@ -54,6 +58,8 @@ __all__ = [
     "inspect",
     "load",
     "measure",
+    "plan",
+    "serve",
     "verify",
 ]
 
@@ -68,6 +74,8 @@ if TYPE_CHECKING:
 
     from .api import build, cuts, estimate, inspect, measure, verify
     from .exporting import export
+    from .planning import plan
+    from .server import Doors, serve
     from .session import Session, load
 
 

@@ -53,6 +53,8 @@ def export_arguments(model: str | None, given: Mapping[str, Any], folder: Path) 
         "payload_bits": given["payload_bits"],
         "head_share": given["head_share"],
         "tail_target": given["tail_target"],
+        "server": given["server"],
+        "link": given["link"],
         "on": given["on"],
     }
     if given["qat"] is not None:

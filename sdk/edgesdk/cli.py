@@ -50,6 +50,8 @@ def cli() -> None:
 @click.option("--payload-bits", type=int, default=32, help="Bits a value of what crosses the cut, 2 to 8; default as it is.")
 @click.option("--head-share", type=float, default=0.25, help="With --split auto: the most of all MACs that the head may have.")
 @click.option("--tail-target", default="server", help="What the tail is made for (default server).")
+@click.option("--server", metavar="NAME", help="The device that runs the tail, and implies its target.")
+@click.option("--link", metavar="RATE,RTT", help="With --split auto: cut where it takes least time over 10mbit,20ms, wifi, lte.")
 @click.option("--recipe", type=_PATH, help="A TOML file of passes, or a bundle whose recipe is followed again.")
 @click.option("--data", type=_PATH, help="Check samples: .npz with arrays named as inputs, and labels.")
 @click.option("--train", type=_PATH, help="Calibration samples: .npz, as --data.")

@@ -44,6 +44,21 @@ def survey(
     """The cuts of a model as it is, or folded as an export does first. Raises ModelError where shapes are not static."""
     from edgesdk_converters import split
 
+    source = opened(model, shapes=shapes, constants=constants, fold=fold, progress=progress)
+    progress("looking for cuts")
+    found = split.cuts(source, pairs=pairs)
+    return Survey(source.name, found, split.front(found), *split.extremes(source), folded=fold)
+
+
+def opened(
+    model: str | os.PathLike[str] | Model,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, float] | None = None,
+    fold: bool = False,
+    progress: Callable[[str], None] = runner.silent,
+) -> Model:
+    """The model as it is, or folded as an export does first."""
     from .sources import open_model
 
     progress("loading the model")
@@ -55,9 +70,7 @@ def survey(
 
         progress("pass fold")
         source = Fold()(source, Given(source, Samples({}, "no samples")))
-    progress("looking for cuts")
-    found = split.cuts(source, pairs=pairs)
-    return Survey(source.name, found, split.front(found), *split.extremes(source), folded=fold)
+    return source
 
 
 def data(found: Survey, bits: int) -> dict[str, Any]:

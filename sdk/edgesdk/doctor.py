@@ -38,6 +38,11 @@ EXTRAS = (
         (("torch", "torch"), ("onnxscript", "onnxscript"), ("safetensors", "safetensors")),
         "export torch modules and .pt2 programs",
     ),
+    Extra(
+        "server",
+        (("uvicorn", "uvicorn"), ("httptools", "httptools"), ("grpcio", "grpc")),
+        "serve bundles and tails to other machines",
+    ),
 )
 
 

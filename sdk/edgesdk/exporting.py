@@ -15,6 +15,7 @@ from edgesdk_converters import accuracy, fields
 from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
+from edgesdk_targets import link as links
 from edgesdk_targets import runner
 from edgesdk_targets.bundle import Bundle, Manifest
 from edgesdk_targets.figure import counted
@@ -100,6 +101,8 @@ def export(
     payload_bits: int = 32,
     head_share: float = 0.25,
     tail_target: str = "server",
+    server: str | None = None,
+    link: str | None = None,
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Bundle:
@@ -116,6 +119,7 @@ def export(
     `head_share` of the MACs): the head is made for the device, in `precision`, the tail for `tail_target` in fp32;
     `payload_bits` (2 to 8) quantises and packs what crosses. `bottleneck` (channels; several are operating points) puts a learned
     encoder in the place of all before the tensor, trained on `train`, and cuts behind it; then 8 bits are the default.
+    `link` ("10mbit,20ms", "wifi") lets the time over it decide where "auto" cuts, with the tail on the device `server`.
     The bundle holds both as bundles of their own, and the contract is held by both together.
     `max_drop` is in percentage points of top-1 (or of `metric`, "package.module:callable" of outputs and labels). Raises
     ContractBroken when the artefact is further from the source than was promised; then nothing is written and an older
@@ -130,7 +134,7 @@ def export(
         max_relative_error=max_relative_error, task=task, metric=metric, prune=prune, low_rank=low_rank,
         finetune=finetune, training_device=training_device, split=split, bottleneck=bottleneck,
         payload_bits=payload_bits, head_share=head_share,
-        tail_target=tail_target, on=on, progress=progress,
+        tail_target=tail_target, server=server, link=link, on=on, progress=progress,
     )  # fmt: skip
     progress("writing the bundle")
     return prepared.write(out)
@@ -164,6 +168,8 @@ def prepare(
     payload_bits: int = 32,
     head_share: float = 0.25,
     tail_target: str = "server",
+    server: str | None = None,
+    link: str | None = None,
     on: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Prepared:
@@ -195,7 +201,10 @@ def prepare(
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
     if given is None:
         candidates = choose.fitting(candidates, source)
-    how = Splitting(split or splitting.AUTO, payload_bits, head_share)
+    over = None if link is None else links.parse(link)
+    if over is not None:
+        over.for_session()
+    how = Splitting(split or splitting.AUTO, payload_bits, head_share, over)
     calibrates = any(candidate.needs_calibration for candidate in candidates) or how.bits < 32
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
     trial.width_multiple, trial.training_device = backend.width_multiple, training_device
@@ -208,13 +217,16 @@ def prepare(
         if precision == choose.AUTO:
             raise RecipeError("--precision auto with --split: only whole networks have candidates", "give the head's precision")
         first = candidates[0].recipe
+        tail_backend = make(tail_target if server is None else None, server)
         if given is None:
             before = 1 + len(shrinking)
-            tail = Recipe.from_plain(make(tail_target, None).recipe("fp32"), f"target {tail_target}")
+            tail = Recipe.from_plain(tail_backend.recipe("fp32"), f"target {tail_backend.name}")
             sections = Sections(first.whole[:before], first.whole[before:], tail.whole)
         else:
             sections = Sections(first.whole, first.head, first.tail, first.split or ())
-        return _split(sections, how, (backend, make(tail_target, None)), precision, trial, begin)
+        return _split(sections, how, (backend, tail_backend), precision, trial, begin)
+    if over is not None or server is not None:
+        raise RecipeError("--link or --server without --split: nothing crosses", "give --split auto; edgesdk plan compares ways")
     if how.bits < 32:
         raise RecipeError("--payload-bits without --split: nothing crosses", "give --split auto, or the name of a tensor")
     if precision == choose.AUTO and not trial.promised:

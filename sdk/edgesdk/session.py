@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters import processing
-from edgesdk_converters.errors import DeviceError, EdgeError, ModelError
+from edgesdk_converters.errors import DeviceError, EdgeError, LinkError, ModelError
 from edgesdk_converters.signature import Input, Signature
 from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle, open_bundle
+
+if TYPE_CHECKING:
+    from .remote_tail import RemoteTail
 
 Array = NDArray[Any]
 
@@ -27,6 +32,7 @@ class Session:
         self.bundle = bundle
         self.load_ms = load_ms
         self.facts = runner.facts
+        self.remote: RemoteTail | None = getattr(runner, "remote", None)
         self._runner: runners.Runner | None = runner
         self._run: Callable[[Mapping[str, Array]], Sequence[Array]] = runner.run
         self._output_names = tuple(output.name for output in self.signature.outputs)
@@ -51,22 +57,39 @@ class Session:
         the outputs. `out` are arrays of the outputs' types and shapes to write into, so that nothing is allocated. Raises
         ModelError for a wrong name, type or shape.
         """
-        if raw:
-            inputs = {
-                spec.name: processing.to_tensor(spec, inputs[spec.name]) for spec in self.signature.inputs if spec.name in inputs
-            } | {name: array for name, array in inputs.items() if all(name != s.name for s in self.signature.inputs)}
-        if len(inputs) != len(self._wanted):
-            self._refuse_names(inputs)
-        for name, dtype, shape in self._wanted:
-            array = inputs.get(name)
-            if array.__class__ is not np.ndarray or array.dtype != dtype or array.shape != shape:
-                self._check(name, array, inputs)
+        inputs = self._admitted(inputs, raw)
         if out is not None:
             return self._run_into(inputs, out, raw)
-        outputs = dict(zip(self._output_names, self._run(inputs), strict=True))
-        if raw:
-            return {spec.name: processing.to_answer(spec, outputs[spec.name]) for spec in self.signature.outputs}
-        return outputs
+        return self._answer(self._run(inputs), raw)
+
+    def stream(self, inputs: Iterable[Mapping[str, Array]], *, raw: bool = False, depth: int = 2) -> Iterator[dict[str, Array]]:
+        """Outputs for one set of inputs after another, in their order.
+
+        With a remote tail the head of the next runs here while up to `depth` are on the link. Raises as `run`, when it is
+        that set's turn.
+        """
+        if depth < 1:
+            raise ModelError(f"depth is {depth}; allowed: 1 (one on the link) or more")
+        if self.remote is None:
+            for one in inputs:
+                yield self.run(one, raw=raw)
+            return
+        runner: Any = self._runner
+        with ThreadPoolExecutor(depth, thread_name_prefix="edgesdk-stream") as pool:
+            waiting: deque[Future[Sequence[Array]]] = deque()
+            try:
+                for one in inputs:
+                    if self._runner is None:
+                        _closed(one)
+                    crossing = runner.crossing(self._admitted(one, raw))
+                    if len(waiting) == depth:
+                        yield self._answer(waiting.popleft().result(), raw)
+                    waiting.append(pool.submit(runner.finish, crossing))
+                while waiting:
+                    yield self._answer(waiting.popleft().result(), raw)
+            finally:
+                for future in waiting:
+                    future.cancel()
 
     def top(self, outputs: Mapping[str, Array], count: int = 5) -> list[tuple[str, float]]:
         """The best classes of the first output that has labels (or of the first output), with their scores."""
@@ -89,6 +112,26 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _admitted(self, inputs: Mapping[str, Array], raw: bool) -> Mapping[str, Array]:
+        """The tensors for the model. Raises ModelError for a wrong name, type or shape."""
+        if raw:
+            inputs = {
+                spec.name: processing.to_tensor(spec, inputs[spec.name]) for spec in self.signature.inputs if spec.name in inputs
+            } | {name: array for name, array in inputs.items() if all(name != s.name for s in self.signature.inputs)}
+        if len(inputs) != len(self._wanted):
+            self._refuse_names(inputs)
+        for name, dtype, shape in self._wanted:
+            array = inputs.get(name)
+            if array.__class__ is not np.ndarray or array.dtype != dtype or array.shape != shape:
+                self._check(name, array, inputs)
+        return inputs
+
+    def _answer(self, arrays: Sequence[Array], raw: bool) -> dict[str, Array]:
+        outputs = dict(zip(self._output_names, arrays, strict=True))
+        if raw:
+            return {spec.name: processing.to_answer(spec, outputs[spec.name]) for spec in self.signature.outputs}
+        return outputs
 
     def _run_into(self, inputs: Mapping[str, Array], out: Mapping[str, Array], raw: bool) -> dict[str, Array]:
         if self._runner is None:
@@ -141,12 +184,23 @@ def load(
     *,
     threads: int = 0,
     allow_fallback: bool = False,
+    remote: str | None = None,
+    deadline_ms: float | None = None,
+    on_late: Literal["local", "error"] | None = None,
+    token: str = "",
+    ca: str = "",
     progress: Callable[[str], None] = runners.silent,
 ) -> Session:
     """Open, check and load a bundle. `threads` 0 takes what the bundle was made for.
 
+    With `remote` (http://HOST:PORT or https://) the head of a split bundle runs here and the tail on the server there, which
+    must serve that very tail. What is not back `deadline_ms` after the head has ended (default 1,000), or is refused or
+    garbled, runs here (`on_late` "local", the default) or raises LinkError ("error"; then no tail is loaded here). `token`
+    is shown to the server; `ca` is a PEM file of certificates to trust for https. `session.remote.counts` says what ran where.
+
     Raises BundleError for a bundle that is not intact and DeviceError where the provider it asks for is missing, unless
-    `allow_fallback`; then it runs on the CPU and warns (`session.facts.fallback`).
+    `allow_fallback`; then it runs on the CPU and warns (`session.facts.fallback`). LinkError: an address or option that is
+    none, and with `on_late` "error" a server that cannot be used.
     """
     if threads < 0:
         raise DeviceError(f"threads is {threads}; allowed: 0 (the bundle's choice) or more")
@@ -154,7 +208,18 @@ def load(
     bundle = open_bundle(path)
     if bundle.manifest.role not in ("whole", "split"):
         raise DeviceError(f"{path} is the {bundle.manifest.role} of a split model; only whole models run by themselves")
-    runner = runners.load(bundle, runners.RunOptions(threads, allow_fallback, progress=progress))
+    options = runners.RunOptions(threads, allow_fallback, progress=progress)
+    runner: runners.Runner
+    if remote is None:
+        if deadline_ms is not None or on_late is not None or token or ca:
+            raise LinkError("deadline_ms, on_late, token and ca are for a remote tail", "give remote='http://HOST:PORT'")
+        runner = runners.load(bundle, options)
+    else:
+        from .remote_runner import RemoteRunner
+        from .remote_tail import Remote
+
+        chosen = Remote(remote, 1000.0 if deadline_ms is None else deadline_ms, on_late or "local", token, ca)
+        runner = RemoteRunner(bundle, chosen, options)
     if runner.facts.fallback:
         wanted = bundle.manifest.runtime.providers[0].name
         warnings.warn(f"{wanted} is missing: running on {runner.facts}", RuntimeWarning, stacklevel=2)

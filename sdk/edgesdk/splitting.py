@@ -20,6 +20,7 @@ from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, runner
 from edgesdk_targets.bundle import MANIFEST, Bundle, Manifest, Optimization, Runtime
 from edgesdk_targets.figure import Figure, counted
+from edgesdk_targets.link import Link
 from edgesdk_targets.report import Report
 from edgesdk_targets.split_runner import HEAD, TAIL, point_tail
 from edgesdk_targets.target import Compiled, Role, Segment, Target
@@ -41,12 +42,14 @@ class Splitting:
     """Where to cut and what crosses.
 
     `at` is a tensor, or auto: the cut with the fewest bytes of those whose head has at most `head_share` of the MACs. `bits`
-    below 32 quantise and pack what crosses; 32 sends the tensor as it is.
+    below 32 quantise and pack what crosses; 32 sends the tensor as it is. With `link` the cut that auto takes is that with the
+    least time over it.
     """
 
     at: str = AUTO
     bits: int = 32
     head_share: float = 0.25
+    link: Link | None = None
 
     def __post_init__(self) -> None:
         if self.bits != 32 and not 2 <= self.bits <= 8:
@@ -136,7 +139,12 @@ class _Run:
         self.learned = next((step.options for step in self.whole.history if step.name == "bottleneck"), None)
         self.cut = sections.split or (() if self.learned is None else (self.learned["crosses"],))
         if not self.cut:
-            cut, why = chosen(self.whole, how)
+            if how.link is not None and how.at == AUTO:
+                from .planning import chosen_by_plan
+
+                cut, why = chosen_by_plan(self.whole, *devices, how.link, bits=how.bits, progress=trial.progress)
+            else:
+                cut, why = chosen(self.whole, how)
             trial.notes.append(f"cut at {', '.join(cut.tensors)}: {why}")
             self.cut = cut.tensors
             if how.bits < 32:

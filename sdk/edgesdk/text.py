@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.report import Report
@@ -89,6 +90,16 @@ def _scale(number: float, unit: str) -> tuple[float, str]:
 
 def _digits(number: float) -> str:
     return f"{number:,.0f}" if isinstance(number, int) or abs(number) >= 1000 else f"{number:.4g}"
+
+
+def served(found: Mapping[str, Any]) -> str:
+    """What a server serves, and where."""
+    lines = [f"serving the {found['role']} {found['model']}, bundle {found['digest'][:12]}, on {found['runtime']}"]
+    lines.append(f"REST  {found['rest']}/v2/models/{quote(found['model'], safe='')}")
+    if found["grpc"]:
+        lines.append(f"gRPC  {found['grpc']}")
+    lines.append(f"metrics  {found['rest']}/metrics")
+    return "\n".join(part for line in lines for part in wrap(line))
 
 
 def wrap(line: str) -> list[str]:

@@ -20,6 +20,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import edgesdk
+from edgesdk_targets.bundle import Bundle
+
+from ..fashion import samples
+
 COMMAND = (sys.executable, "-m", "edgesdk.cli")
 _ERROR = re.compile(r"edgesdk: (?P<kind>[A-Z]\w+): (?P<message>.*?)(?: -> (?P<hint>.*))?")
 
@@ -182,6 +187,15 @@ def folder(template: Path, tmp_path: Path) -> Path:
     place = tmp_path / "work"
     shutil.copytree(template, place, symlinks=True)
     return place
+
+
+@pytest.fixture(scope="session")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A Fashion-MNIST network in two parts, 2,352 bytes between them, 10 logits out."""
+    net = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_cnn.onnx"
+    out = tmp_path_factory.mktemp("parts") / "cnn.edge"
+    data = {"data": samples("t10k", 0, 300), "train": samples("train", 0, 200)}
+    return edgesdk.export(net, device="raspberry-pi-4", split="auto", payload_bits=4, max_drop=2.0, out=out, **data)
 
 
 @pytest.fixture

@@ -13,7 +13,10 @@ import pytest
 
 import edgesdk
 
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxslim", "onnxscript", "hls4ml", "click", "rich", "google", "safetensors")
+HEAVY = (
+    "torch", "onnx", "onnx_ir", "onnxslim", "onnxscript", "hls4ml", "click", "rich", "google", "safetensors", "uvicorn",
+    "httptools", "grpc",
+)  # fmt: skip
 
 
 def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

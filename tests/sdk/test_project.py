@@ -15,7 +15,7 @@ from edgesdk_converters.signature import Preprocess
 
 NOTHING: dict[str, Any] = dict.fromkeys(
     ("target", "device", "precision", "recipe", "io_file", "weights", "data", "train", "max_drop", "max_slice_drop",
-     "max_relative_error", "task", "metric", "out", "on", "qat", "prune", "low_rank", "split", "bottleneck")
+     "max_relative_error", "task", "metric", "out", "on", "qat", "prune", "low_rank", "split", "bottleneck", "server", "link")
 ) | {"finetune": 0, "train_on": "cpu", "payload_bits": 32, "head_share": 0.25, "tail_target": "server",
      "settings": (), "shapes": (), "constants": ()}  # fmt: skip
 FULL = """

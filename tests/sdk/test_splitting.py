@@ -13,7 +13,7 @@ import pytest
 
 import edgesdk
 from edgesdk.exporting import prepare
-from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, ModelError, RecipeError
+from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, LinkError, ModelError, RecipeError
 from edgesdk_targets.bundle import open_bundle
 
 from ..fashion import samples
@@ -160,3 +160,21 @@ def test_the_command(data: dict[str, Any], tmp_path: Path) -> None:
     done = run_here("run m.edge --inputs x.npz --outputs y.npz", tmp_path)
     assert done.code == 0 and "in two parts" in done.out, done.err
     assert replace(edgesdk.verify(tmp_path / "m.edge").contract).status == "passed"
+
+
+def test_over_a_link_the_cut_is_where_it_takes_least_time(data: dict[str, Any]) -> None:
+    net = NETS / "fashion_resnet.onnx"
+    crossing = {}
+    for link in ("20kbit,20ms", "1gbit,1ms"):
+        made = prepare(net, device=PI, split="auto", link=link, server="jetson-agx-orin")
+        found = made.report.find("link_bytes", "link")
+        assert found is not None and found.value is not None
+        crossing[link] = found.value
+        assert any("cut at" in note and "ms" in note for note in made.report.notes), made.report.notes
+    assert crossing["20kbit,20ms"] < crossing["1gbit,1ms"]
+    with pytest.raises(LinkError, match="lora"):
+        prepare(net, device=PI, split="auto", link="lora", server="jetson-agx-orin")
+    with pytest.raises(LinkError):
+        prepare(net, device=PI, split="auto", link="fast")
+    with pytest.raises(RecipeError, match="--link or --server without --split"):
+        prepare(net, device=PI, link="wifi")
