@@ -66,6 +66,10 @@ def serve(
         told("loading")
         server = start(bundle, doors, workers=workers, threads=threads, allow_fallback=allow_fallback, token=token, progress=told)
     with server:
+        service = server.service
+        if service.facts.fallback:
+            wanted = service.bundle.manifest.runtime.providers[0].name
+            click.echo(f"edgesdk: warning: {wanted} is missing; serving on {service.facts}", err=True)
         show(server.to_json(), text.served(server.to_json()), as_json)
         if not check:
             server.wait()

@@ -148,6 +148,8 @@ class Server:
         from .grpc_server import grpc_server
 
         doors = self.doors
+        if port:
+            _listen(doors.host, port).close()  # grpc would print its own lines about a port that is taken
         pems = (Path(doors.key).read_bytes(), Path(doors.certificate).read_bytes()) if doors.certificate else None
         return grpc_server(self.service, doors.host, port, limit, pems)
 
@@ -212,5 +214,5 @@ def _listen(host: str, port: int) -> socket.socket:
         number = getattr(error, "errno", None)
         told = os.strerror(number) if isinstance(number, int) and number > 0 else error
         raise LinkError(
-            f"cannot listen on {host!r} port {port}: {told}", "give another --host or --port; 0 is any free one"
+            f"cannot listen on {host!r} port {port}: {told}", "give another --host, --port or --grpc-port; 0 is any free port"
         ) from error

@@ -795,7 +795,7 @@ def test_what_cannot_be_served_is_one_line(split: Bundle, tmp_path: Path, certif
         ("nothing.edge", "BundleError", "nothing.edge"),
         (f"{split.path}/head.edge", "DeviceError", "is the head of a split model"),
         (f"{split.path} --port {taken}", "LinkError", "Address already in use"),
-        (f"{split.path} --port 0 --grpc-port {taken}", "LinkError", "for gRPC: it is taken"),
+        (f"{split.path} --port 0 --grpc-port {taken}", "LinkError", f"port {taken}: Address already in use"),
         (f"{split.path} --host no.such.host.invalid", "LinkError", "cannot listen on 'no.such.host.invalid'"),
         (f"{split.path} --tls-cert {certificate[0]}", "LinkError", "a certificate and its key"),
         (f"{split.path} --port 0 --tls-cert {certificate[1]} --tls-key {certificate[0]}", "LinkError", "cannot be used for TLS"),
@@ -807,6 +807,13 @@ def test_what_cannot_be_served_is_one_line(split: Bundle, tmp_path: Path, certif
         done = run_here(f"serve {line} --check", tmp_path)
         assert done.code == 1, done.err
         assert done.error["kind"] == kind and told in done.error["message"], done.err
+
+
+def test_a_fallback_is_asked_for_and_told(folder: Path) -> None:
+    done = run_here("serve jetson.edge --port 0 --no-grpc --check", folder)
+    assert done.error["kind"] == "DeviceError" and "TensorrtExecutionProvider" in done.error["message"]
+    done = run_here("serve jetson.edge --port 0 --no-grpc --check --allow-fallback", folder)
+    assert done.code == 0 and "warning: TensorrtExecutionProvider is missing; serving on" in done.err, done.err
 
 
 def test_only_types_of_the_protocol_are_served(split: Bundle) -> None:
