@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-EXTRAS := cpu,convert,torch,server
+EXTRAS := cpu,convert,torch,server,ray
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test test-slow bench bench-peers lint models packages clean

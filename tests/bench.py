@@ -1,6 +1,7 @@
 """`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
 
 python -m tests.bench [imports] [overhead] [fold] [precisions] [smaller] [lowrank] [pruned] [criteria] [pruned-int8] [models]
+                      [link] [serving] [end-to-end] [ray] [bottleneck]
 """
 
 from __future__ import annotations
@@ -261,9 +262,39 @@ def shown(name: str, rows: Iterator[tuple[str, ...]]) -> None:
     show(bench_smaller.CURVE, list(rows))
 
 
+def bottleneck() -> None:
+    """Learned bottlenecks: accuracy against bytes, beside other ways of the same size. Hours; what was trained is kept."""
+    apart("bench_bottleneck")
+
+
+def link() -> None:
+    """Requests over a relay with true serialisation, beside what the formulas of a link say."""
+    apart("bench_link")
+
+
+def serving() -> None:
+    """Our server and client beside a bare ONNX Runtime: latency, throughput, memory, and sessions over links."""
+    apart("bench_serving")
+
+
+def end_to_end() -> None:
+    """Local, split and offload over a relay, the device throttled, beside what the plan said."""
+    apart("bench_end_to_end")
+
+
+def ray() -> None:
+    """One and two workers of a Ray cluster."""
+    apart("bench_ray")
+
+
+def apart(module: str) -> None:
+    subprocess.run([sys.executable, "-m", f"tests.{module}"], cwd=ROOT, check=True)
+
+
 SECTIONS = {
     "imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "smaller": smaller, "lowrank": lowrank,
     "widths": widths, "pruned": pruned, "criteria": criteria, "pruned-int8": pruned_int8, "models": models,
+    "link": link, "serving": serving, "end-to-end": end_to_end, "ray": ray, "bottleneck": bottleneck,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ what was before them has left, and arrive half a round trip later. Packet header
 to leave, then nothing more is read, and sockets have small buffers: who sends feels the rate too. Losses are not made.
 
     with Relay(("127.0.0.1", port), link) as relay: connect to relay.address
-    python -m tests.relay HOST:PORT 1mbit,20ms        the same as a process; prints its port
+    python -m tests.relay HOST:PORT 1mbit,20ms [LISTEN]   the same as a process; prints its port
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class Relay:
     """
 
     def __init__(
-        self, server: Address, link: Link, *, buffer_bytes: int = BUFFER_BYTES, port: int = 0, seed: int = 0, clock: Any = time
-    ) -> None:
+        self, server: Address, link: Link, *, buffer_bytes: int = BUFFER_BYTES, host: str = "127.0.0.1", port: int = 0,
+        seed: int = 0, clock: Any = time,
+    ) -> None:  # fmt: skip
         self.server, self.link, self.buffer_bytes, self.clock = server, link, buffer_bytes, clock
         self.refuse = False
         self.sent_bytes = [0, 0]
@@ -54,7 +55,7 @@ class Relay:
         self._door = socket.socket()
         self._door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BYTES)
-        self._door.bind(("127.0.0.1", port))
+        self._door.bind((host, port))
         self._door.listen(64)
         self.address: Address = self._door.getsockname()
         threading.Thread(target=self._take, name="relay", daemon=True).start()
@@ -192,13 +193,13 @@ def _reset(one: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def apart(server: Address, link: str) -> Iterator[Address]:
+def apart(server: Address, link: str, host: str = "127.0.0.1") -> Iterator[Address]:
     """A relay in a process of its own, which shares no interpreter lock with who measures; its address."""
-    command = [sys.executable, "-m", "tests.relay", f"{server[0]}:{server[1]}", link]
+    command = [sys.executable, "-m", "tests.relay", f"{server[0]}:{server[1]}", link, host]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     try:
         assert process.stdout is not None
-        yield "127.0.0.1", int(process.stdout.readline())
+        yield host, int(process.stdout.readline())
     finally:
         process.kill()
         process.wait()
@@ -209,7 +210,8 @@ def apart(server: Address, link: str) -> Iterator[Address]:
 def main() -> None:
     """The relay as a process, until it is ended."""
     host, _, port = sys.argv[1].rpartition(":")
-    with Relay((host, int(port)), parse(sys.argv[2])) as relay:
+    listen = sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"
+    with contextlib.suppress(KeyboardInterrupt), Relay((host, int(port)), parse(sys.argv[2]), host=listen) as relay:
         print(relay.address[1], flush=True)
         threading.Event().wait()
 

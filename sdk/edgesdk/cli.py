@@ -16,7 +16,7 @@ from edgesdk_converters.errors import EdgeError
 
 from . import __version__, text
 from .plan_verb import plan
-from .serve_verbs import remote_arguments, remote_options, serve, triton
+from .serve_verbs import ray, remote_arguments, remote_options, serve, triton
 from .terminal import JSON as _JSON
 from .terminal import PATH as _PATH
 from .terminal import SHAPE as _SHAPE
@@ -134,11 +134,11 @@ def run(
         "runtime": str(session.facts),
         "outputs": {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in got.items()},
         "top": [{"label": label, "score": score} for label, score in best],
-        "remote": None if far_end is None else far_end.counts.to_json(),
+        "remote": None if far_end is None else far_end.to_json(),
     }
     lines = [f"ran on {session.facts}"]
     if far_end is not None:
-        lines = [f"head ran on {session.facts}", f"tail ran {'here' if far_end.counts.local else 'at ' + far_end.remote.url}"]
+        lines = [f"head ran on {session.facts}", f"tail ran {'here' if far_end.counts.local else far_end.told}"]
     lines += [f"{name}: {a.dtype} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in got.items()]
     lines += [f"  {score:10.4g}  {label}" for label, score in best]
     _show(data, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
@@ -324,6 +324,7 @@ def doctor(as_json: bool) -> None:
 cli.add_command(plan)
 cli.add_command(serve)
 cli.add_command(triton)
+cli.add_command(ray)
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ EXTRAS = (
         (("uvicorn", "uvicorn"), ("httptools", "httptools"), ("grpcio", "grpc")),
         "serve bundles and tails to other machines",
     ),
+    Extra("ray", (("ray", "ray"), ("starlette", "starlette")), "scale a served bundle over a Ray cluster"),
 )
 
 

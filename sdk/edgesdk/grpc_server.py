@@ -86,7 +86,7 @@ def _reader(kind: Any) -> Callable[[bytes], Any]:
 
 class _Calls:
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self._service, self._models = service, service.models
         names = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
         self._request = {name: message(f"{name}Request") for name in names}
         self._response = {name: message(f"{name}Response") for name in names}
@@ -112,16 +112,17 @@ class _Calls:
         is_open = name in ("ServerLive", "ServerReady")
 
         def answer(request: Any, context: Any) -> Any:
-            code, told = grpc.StatusCode.OK, ""
+            code, told, service = grpc.StatusCode.OK, "", self._service
             try:
                 given = dict(context.invocation_metadata()).get("authorization", "")
                 if not is_open and not self._service.allows(given if isinstance(given, bytes) else given.encode()):
                     raise _Refused(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
                 if request is _UNREADABLE:
                     raise _Refused(grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read")
-                context.send_initial_metadata(((protocol.DIGEST, self._service.digest),))
+                service = self._asked(request) or self._service
+                context.send_initial_metadata(((protocol.DIGEST, service.digest),))
                 response = call(request)
-                self._service.metrics.answered("grpc", code.name, request.ByteSize(), response.ByteSize())
+                service.metrics.answered("grpc", code.name, request.ByteSize(), response.ByteSize())
                 return response
             except _Refused as refused:
                 code, told = refused.code, str(refused)
@@ -131,77 +132,85 @@ class _Calls:
                 code, told = grpc.StatusCode.RESOURCE_EXHAUSTED, str(busy)
             except EdgeError as error:
                 code, told = grpc.StatusCode.INTERNAL, error.message
-            self._service.metrics.answered("grpc", code.name, 0 if request is _UNREADABLE else request.ByteSize())
+            service.metrics.answered("grpc", code.name, 0 if request is _UNREADABLE else request.ByteSize())
             return context.abort(code, told)  # raises
 
         return answer
 
-    def _check_model(self, name: str, version: str) -> None:
-        if name != self._service.name or version not in ("", protocol.VERSION):
-            told = f"there is no model {name[:80]!r} version {version[:20]!r}; the model is {self._service.name!r}, version 1"
+    def _asked(self, request: Any) -> Service | None:
+        """The model that a request names; None where it names none that there is."""
+        return self._models.get(getattr(request, "model_name", "") or getattr(request, "name", ""))
+
+    def _model(self, request: Any, version: str) -> Service:
+        """The model that a request names, at this version. Ends the call where there is none."""
+        service = self._asked(request)
+        if service is None or version not in ("", protocol.VERSION):
+            name = request.model_name if hasattr(request, "model_name") else request.name
+            told = f"there is no model {name[:80]!r} version {version[:20]!r}; {self._service.told_models()}"
             raise _Refused(grpc.StatusCode.NOT_FOUND, told)
+        return service
 
     def _model_ready(self, request: Any) -> Any:
-        self._check_model(request.name, request.version)
-        return self._response["ModelReady"](ready=self._service.ready)
+        return self._response["ModelReady"](ready=self._model(request, request.version).ready)
 
     def _model_metadata(self, request: Any) -> Any:
-        self._check_model(request.name, request.version)
-        told = self._service.model_metadata()
-        parameters = {name: {"string_param": value} for name, value in told.pop("parameters").items()}
+        told = self._model(request, request.version).model_metadata()
+        parameters = told.pop("parameters")
         response = self._response["ModelMetadata"](**told)
         for name, value in parameters.items():
-            response.parameters[name].string_param = value["string_param"]
+            response.parameters[name].string_param = value
         return response
 
     def _infer(self, request: Any) -> Any:
-        self._check_model(request.model_name, request.model_version)
-        with self._service.place():
-            wanted = self._wanted(request)
-            outputs = self._service.infer(self._feed(request))
-        response = self._response["ModelInfer"](model_name=self._service.name, model_version=protocol.VERSION, id=request.id)
-        response.parameters["digest"].string_param = self._service.digest
+        service = self._model(request, request.model_version)
+        with service.place():
+            wanted = _wanted(service, request)
+            outputs = service.infer(_feed(service, request))
+        response = self._response["ModelInfer"](model_name=service.name, model_version=protocol.VERSION, id=request.id)
+        response.parameters["digest"].string_param = service.digest
         for name in wanted:
             array = outputs[name]
             response.outputs.add(name=name, datatype=protocol.DATATYPES[array.dtype.name], shape=array.shape)
             response.raw_output_contents.append(protocol.to_bytes(array).tobytes())
         return response
 
-    def _wanted(self, request: Any) -> list[str]:
-        known = [spec.name for spec in self._service.signature.outputs]
-        wanted = [entry.name for entry in request.outputs] or known
-        for entry in request.outputs:
-            if entry.name not in known:
-                _refuse(f"unknown output {entry.name[:80]!r}; the model gives {', '.join(map(repr, known))}")
-            _check_parameters(entry.parameters)
-        if len(set(wanted)) != len(wanted):
-            _refuse("an output is asked for twice")
-        return wanted
 
-    def _feed(self, request: Any) -> Mapping[str, Array]:
-        known = {spec.name: protocol.DATATYPES[spec.dtype] for spec in self._service.signature.inputs}
-        raw = request.raw_input_contents
-        if raw and len(raw) != len(request.inputs):
-            _refuse(f"{len(request.inputs)} inputs, but {len(raw)} raw_input_contents")
-        feed: dict[str, Array] = {}
-        for place, entry in enumerate(request.inputs):
-            if entry.name not in known:
-                _refuse(f"unknown input {entry.name[:80]!r}; the model takes {', '.join(map(repr, known))}")
-            if entry.name in feed:
-                _refuse(f"input {entry.name!r} is given twice")
-            if entry.datatype != known[entry.name]:
-                _refuse(f"input {entry.name!r} has datatype {entry.datatype[:20]!r}; the model takes {known[entry.name]}")
-            if len(entry.shape) > 32 or any(dim < 0 for dim in entry.shape):
-                _refuse(f"input {entry.name!r} has shape {list(entry.shape[:8])}")
-            _check_parameters(entry.parameters)
-            try:
-                if raw:
-                    feed[entry.name] = protocol.from_bytes(memoryview(raw[place]), entry.datatype, tuple(entry.shape))
-                else:
-                    feed[entry.name] = _from_contents(entry)
-            except ModelError as error:
-                _refuse(f"input {entry.name!r}: {error.message}")
-        return feed
+def _wanted(service: Service, request: Any) -> list[str]:
+    known = [spec.name for spec in service.signature.outputs]
+    wanted = [entry.name for entry in request.outputs] or known
+    for entry in request.outputs:
+        if entry.name not in known:
+            _refuse(f"unknown output {entry.name[:80]!r}; the model gives {', '.join(map(repr, known))}")
+        _check_parameters(entry.parameters)
+    if len(set(wanted)) != len(wanted):
+        _refuse("an output is asked for twice")
+    return wanted
+
+
+def _feed(service: Service, request: Any) -> Mapping[str, Array]:
+    known = {spec.name: protocol.DATATYPES[spec.dtype] for spec in service.signature.inputs}
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        _refuse(f"{len(request.inputs)} inputs, but {len(raw)} raw_input_contents")
+    feed: dict[str, Array] = {}
+    for place, entry in enumerate(request.inputs):
+        if entry.name not in known:
+            _refuse(f"unknown input {entry.name[:80]!r}; the model takes {', '.join(map(repr, known))}")
+        if entry.name in feed:
+            _refuse(f"input {entry.name!r} is given twice")
+        if entry.datatype != known[entry.name]:
+            _refuse(f"input {entry.name!r} has datatype {entry.datatype[:20]!r}; the model takes {known[entry.name]}")
+        if len(entry.shape) > 32 or any(dim < 0 for dim in entry.shape):
+            _refuse(f"input {entry.name!r} has shape {list(entry.shape[:8])}")
+        _check_parameters(entry.parameters)
+        try:
+            if raw:
+                feed[entry.name] = protocol.from_bytes(memoryview(raw[place]), entry.datatype, tuple(entry.shape))
+            else:
+                feed[entry.name] = _from_contents(entry)
+        except ModelError as error:
+            _refuse(f"input {entry.name!r}: {error.message}")
+    return feed
 
 
 def _from_contents(entry: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 _BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -21,11 +22,10 @@ class Metrics:
         self._waiting = 0
         self._bytes: Counter[str] = Counter()
 
-    def entered(self) -> int:
-        """One inference more is waiting or running; how many there are now."""
+    def entered(self) -> None:
+        """One inference more is waiting or running."""
         with self._lock:
             self._waiting += 1
-            return self._waiting
 
     def left(self) -> None:
         """That inference has ended, whatever came of it."""
@@ -46,35 +46,50 @@ class Metrics:
             self._bytes["received"] += received
             self._bytes["sent"] += sent
 
-    def text(self) -> str:
-        """The exposition format of Prometheus, version 0.0.4."""
+    def info(self) -> Iterator[str]:
+        yield f'edgesdk_model_info{{{self._labels},digest="{self._digest}"}} 1'
+
+    def requests(self) -> Iterator[str]:
         with self._lock:
-            answers, buckets, seconds = sorted(self._answers.items()), list(self._buckets), self._seconds
-            waiting, received, sent = self._waiting, self._bytes["received"], self._bytes["sent"]
-        lines = [
-            "# HELP edgesdk_model_info The bundle that is served.",
-            "# TYPE edgesdk_model_info gauge",
-            f'edgesdk_model_info{{{self._labels},digest="{self._digest}"}} 1',
-            "# HELP edgesdk_requests_total Requests answered, by protocol and status.",
-            "# TYPE edgesdk_requests_total counter",
-            *(f'edgesdk_requests_total{{{self._labels},protocol="{p}",code="{c}"}} {n}' for (p, c), n in answers),
-            "# HELP edgesdk_inferences_waiting Inferences that wait for a worker or run.",
-            "# TYPE edgesdk_inferences_waiting gauge",
-            f"edgesdk_inferences_waiting{{{self._labels}}} {waiting}",
-            "# HELP edgesdk_body_bytes_total Bytes of bodies, without what the protocol adds.",
-            "# TYPE edgesdk_body_bytes_total counter",
-            f'edgesdk_body_bytes_total{{{self._labels},direction="received"}} {received}',
-            f'edgesdk_body_bytes_total{{{self._labels},direction="sent"}} {sent}',
-            "# HELP edgesdk_inference_seconds Time the model ran.",
-            "# TYPE edgesdk_inference_seconds histogram",
-        ]
+            answers = sorted(self._answers.items())
+        for (protocol, code), count in answers:
+            yield f'edgesdk_requests_total{{{self._labels},protocol="{protocol}",code="{code}"}} {count}'
+
+    def waiting(self) -> Iterator[str]:
+        yield f"edgesdk_inferences_waiting{{{self._labels}}} {self._waiting}"
+
+    def bodies(self) -> Iterator[str]:
+        for direction in ("received", "sent"):
+            yield f'edgesdk_body_bytes_total{{{self._labels},direction="{direction}"}} {self._bytes[direction]}'
+
+    def times(self) -> Iterator[str]:
+        with self._lock:
+            buckets, seconds = list(self._buckets), self._seconds
         total = 0
         for bound, count in zip([*map(str, _BOUNDS_S), "+Inf"], buckets, strict=True):
             total += count
-            lines.append(f'edgesdk_inference_seconds_bucket{{{self._labels},le="{bound}"}} {total}')
-        lines.append(f"edgesdk_inference_seconds_sum{{{self._labels}}} {seconds:.9f}")
-        lines.append(f"edgesdk_inference_seconds_count{{{self._labels}}} {total}")
-        return "\n".join(lines) + "\n"
+            yield f'edgesdk_inference_seconds_bucket{{{self._labels},le="{bound}"}} {total}'
+        yield f"edgesdk_inference_seconds_sum{{{self._labels}}} {seconds:.9f}"
+        yield f"edgesdk_inference_seconds_count{{{self._labels}}} {total}"
+
+
+_FAMILIES: tuple[tuple[str, str, str, Callable[[Metrics], Iterator[str]]], ...] = (
+    ("edgesdk_model_info", "gauge", "The bundle that is served.", Metrics.info),
+    ("edgesdk_requests_total", "counter", "Requests answered, by protocol and status.", Metrics.requests),
+    ("edgesdk_inferences_waiting", "gauge", "Inferences that wait for a worker or run.", Metrics.waiting),
+    ("edgesdk_body_bytes_total", "counter", "Bytes of bodies, without what the protocol adds.", Metrics.bodies),
+    ("edgesdk_inference_seconds", "histogram", "Time the model ran.", Metrics.times),
+)
+
+
+def exposition(models: Sequence[Metrics]) -> str:
+    """The exposition format of Prometheus, version 0.0.4: each metric once, with the samples of every model."""
+    lines = []
+    for name, kind, told, samples in _FAMILIES:
+        lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+        for model in models:
+            lines += samples(model)
+    return "\n".join(lines) + "\n"
 
 
 def _escaped(label: str) -> str:

@@ -13,10 +13,11 @@ from edgesdk_converters.errors import DeviceError, LinkError
 from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle
 from edgesdk_targets.runner import DEFAULTS, RunOptions
-from edgesdk_targets.split_runner import head_and_tail
+from edgesdk_targets.split_runner import head_and_tail, point_tails
 
 from .client import Fault
-from .remote_tail import Remote, RemoteTail
+from .remote import Remote
+from .remote_tail import RemoteTail
 
 Array = NDArray[Any]
 
@@ -24,7 +25,9 @@ Array = NDArray[Any]
 class RemoteRunner:
     """Runs the head, then the tail at the other end of a link; each answer is the tail's, from there or from here.
 
-    With `on_late="error"` no tail is loaded here, and a server that does not answer at once is an error at once.
+    With `on_late="error"` no tail is loaded here, and a server that does not answer at once is an error at once. Of a bottleneck
+    with operating points as many channels are sent as the link has time for, or none: then the tail runs here, where there is
+    one; where not, the least point is the lowest. The tail here is always that for all channels.
     """
 
     def __init__(self, bundle: Bundle, remote: Remote, options: RunOptions = DEFAULTS) -> None:
@@ -35,7 +38,7 @@ class RemoteRunner:
         head, tail = head_and_tail(bundle)
         self._names = [spec.name for spec in head.manifest.signature.outputs]
         self._outputs = [spec.name for spec in bundle.manifest.signature.outputs]
-        self.remote = RemoteTail(remote, tail)
+        self.remote = RemoteTail(remote, tail, _chosen(remote, bundle))
         self._head: runners.Runner = runners.load(head, options)
         self._tail: runners.Runner | None = None
         try:
@@ -54,6 +57,9 @@ class RemoteRunner:
             if self._tail is None:
                 raise LinkError(fault.message, fault.hint) from fault
             warnings.warn(f"the tail runs here until its server answers: {fault.message}", RuntimeWarning, stacklevel=4)
+        if missing := self.remote.missing:
+            told = f"{self.remote.remote.url} does not serve all operating points: those of {missing} channels are not taken"
+            warnings.warn(told, RuntimeWarning, stacklevel=4)
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
         return self.finish(self.crossing(feed))
@@ -64,11 +70,14 @@ class RemoteRunner:
 
     def finish(self, crossing: Mapping[str, Array]) -> Sequence[Array]:
         """The tail's outputs, from the server or from here. Raises LinkError where there is no tail here."""
-        try:
-            return self.remote.run(crossing)
-        except Fault as fault:
-            if self._tail is None:
-                raise LinkError(fault.message, fault.hint) from fault
+        point = self.remote.next_tail()
+        if point is not None:
+            try:
+                return self.remote.run(crossing, point)
+            except Fault as fault:
+                if self._tail is None:
+                    raise LinkError(fault.message, fault.hint) from fault
+        assert self._tail is not None  # only with it there is a point of no channels
         self.remote.counts.add("local")
         return self._tail.run(crossing)
 
@@ -84,3 +93,22 @@ class RemoteRunner:
         self._head.close()
         if self._tail is not None:
             self._tail.close()
+
+
+def _chosen(remote: Remote, bundle: Bundle) -> dict[int, Bundle]:
+    """Tails of the operating points that may be taken, by channels; {} where the bundle has none. Raises LinkError."""
+    points = point_tails(bundle)
+    if remote.points == "auto":
+        if remote.target_ms is not None and not points:
+            raise LinkError(f"{bundle.path} has no operating points between which target_ms could choose", "leave it out")
+        return points
+    if not points:
+        raise LinkError(
+            f"{bundle.path} has no operating points", "leave points out, or export with --bottleneck and several numbers"
+        )
+    if remote.points not in points:
+        allowed = ", ".join(map(str, sorted(points)))
+        raise LinkError(f"{bundle.path} has no operating point of {remote.points!r} channels; allowed: auto, {allowed}")
+    if remote.target_ms is not None:
+        raise LinkError("target_ms is for points='auto'; one point is never moved from", "leave one of them out")
+    return {remote.points: points[remote.points]}

@@ -51,27 +51,30 @@ class RestApplication:
 
     def __init__(self, service: Service, pool: Executor, max_body: int) -> None:
         self._service, self._pool, self._max_body = service, pool, max_body
-        self._digest = (protocol.DIGEST.encode(), service.digest.encode())
-        name = service.name.encode()
-        self._models = ((b"models", name), (b"models", name, b"versions", protocol.VERSION.encode()))
+        self._models = {name.encode(): model for name, model in service.models.items()}
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        path = tuple(unquote_to_bytes(part) for part in scope["raw_path"].strip(b"/").split(b"/"))
+        asked = self._models.get(path[2]) if path[:2] == (b"v2", b"models") and len(path) > 2 else None
+        service = asked or self._service
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._answer(path, asked, scope, receive)
         except Gone:
             return
         except Refused as refused:
             answer = refused.answer
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        self._service.metrics.answered("rest", str(answer.status), received=int(length), sent=len(answer.body))
-        headers = [(b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body)), self._digest, *answer.headers]
+        service.metrics.answered("rest", str(answer.status), received=int(length), sent=len(answer.body))
+        headers = [
+            (b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body)),
+            (protocol.DIGEST.encode(), service.digest.encode()), *answer.headers,
+        ]  # fmt: skip
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer:
-        path = tuple(unquote_to_bytes(part) for part in scope["raw_path"].strip(b"/").split(b"/"))
+    async def _answer(self, path: tuple[bytes, ...], asked: Service | None, scope: Mapping[str, Any], receive: Receive) -> Answer:
         headers: Headers = dict(scope["headers"])
         if path[:2] == (b"v2", b"health") and len(path) == 3 and path[2] in (b"live", b"ready"):
             _only(scope, "GET", "HEAD")
@@ -81,56 +84,45 @@ class RestApplication:
             raise Refused(401, "a bearer token is needed", ((b"www-authenticate", b"Bearer"),))
         if path == (b"metrics",):
             _only(scope, "GET", "HEAD")
-            return Answer(200, self._service.metrics.text().encode(), b"text/plain; version=0.0.4; charset=utf-8")
+            return Answer(200, self._service.metrics_text().encode(), b"text/plain; version=0.0.4; charset=utf-8")
         if path == (b"v2",):
             _only(scope, "GET", "HEAD")
             return _json(self._service.server_metadata())
         if path[:2] == (b"v2", b"models"):
-            return await self._model(path[1:], scope, headers, receive)
+            return await self._model(path[3:], asked, scope, receive)
         raise Refused(404, f"there is nothing at {_shown(scope['raw_path'])}")
 
-    async def _model(self, path: tuple[bytes, ...], scope: Mapping[str, Any], headers: Headers, receive: Receive) -> Answer:
-        if path in self._models:
+    async def _model(
+        self, path: tuple[bytes, ...], service: Service | None, scope: Mapping[str, Any], receive: Receive
+    ) -> Answer:
+        """What is asked of a model; `path` is what follows its name."""
+        if path[:2] == (b"versions", protocol.VERSION.encode()):
+            path = path[2:]
+        if service is not None and path == ():
             _only(scope, "GET", "HEAD")
-            return _json(self._service.model_metadata())
-        if path[:-1] in self._models and path[-1] == b"ready":
+            return _json(service.model_metadata())
+        if service is not None and path == (b"ready",):
             _only(scope, "GET", "HEAD")
-            return _json({"name": self._service.name, "ready": self._service.ready}, 200 if self._service.ready else 503)
-        if path[:-1] in self._models and path[-1] == b"infer":
+            return _json({"name": service.name, "ready": service.ready}, 200 if service.ready else 503)
+        if service is not None and path == (b"infer",):
             _only(scope, "POST")
-            return await self._infer(headers, receive)
-        raise Refused(404, f"there is nothing at {_shown(scope['raw_path'])}; the model is {self._service.name!r}, version 1")
+            return await self._infer(service, dict(scope["headers"]), receive)
+        raise Refused(404, f"there is nothing at {_shown(scope['raw_path'])}; {self._service.told_models()}")
 
-    async def _infer(self, headers: Headers, receive: Receive) -> Answer:
+    async def _infer(self, service: Service, headers: Headers, receive: Receive) -> Answer:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refused(415, "compressed bodies are not taken; send the tensors as they are")
         length = headers.get(protocol.JSON_LENGTH.encode())
         if length is not None and not (length.isdigit() and len(length) < 16):
             raise Refused(400, f"{protocol.JSON_LENGTH} is {_shown(length)}; a number of bytes is needed")
         body = await self._body(headers, receive)
+        json_bytes, checksum = None if length is None else int(length), headers.get(protocol.CHECKSUM.encode())
         try:
-            with self._service.place():
-                answer = functools.partial(
-                    self._run, body, None if length is None else int(length), headers.get(protocol.CHECKSUM.encode())
-                )
+            with service.place():
+                answer = functools.partial(_run, service, body, json_bytes, checksum)
                 return await asyncio.get_running_loop().run_in_executor(self._pool, answer)
         except Busy as busy:
             raise Refused(503, str(busy), ((b"retry-after", b"1"),)) from busy
-
-    def _run(self, body: bytes, json_bytes: int | None, checksum: bytes | None) -> Answer:
-        if checksum is not None and checksum != protocol.checksum(body).encode():
-            raise Refused(400, f"the body is not what was sent: {protocol.CHECKSUM} says {_shown(checksum)}")
-        try:
-            request = protocol.read_request(body, json_bytes, self._service.signature)
-            told, length = protocol.write_response(request, self._service.infer(request.feed), self._service.name)
-        except ModelError as error:
-            raise Refused(400, error.message) from error
-        except EdgeError as error:
-            raise Refused(500, error.message) from error
-        if length is None:
-            return Answer(200, told)
-        added = ((protocol.JSON_LENGTH.encode(), b"%d" % length), (protocol.CHECKSUM.encode(), protocol.checksum(told).encode()))
-        return Answer(200, told, b"application/octet-stream", added)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body. How long it may take is watched where the socket is read."""
@@ -157,6 +149,23 @@ class RestApplication:
 
     def _too_large(self, size: int) -> Refused:
         return Refused(413, f"the body has {size} bytes or more; allowed: {self._max_body}", ((b"connection", b"close"),))
+
+
+def _run(service: Service, body: bytes, json_bytes: int | None, checksum: bytes | None) -> Answer:
+    """One inference, from the bytes of its request to those of its answer."""
+    if checksum is not None and checksum != protocol.checksum(body).encode():
+        raise Refused(400, f"the body is not what was sent: {protocol.CHECKSUM} says {_shown(checksum)}")
+    try:
+        request = protocol.read_request(body, json_bytes, service.signature)
+        told, length = protocol.write_response(request, service.infer(request.feed), service.name)
+    except ModelError as error:
+        raise Refused(400, error.message) from error
+    except EdgeError as error:
+        raise Refused(500, error.message) from error
+    if length is None:
+        return Answer(200, told)
+    added = ((protocol.JSON_LENGTH.encode(), b"%d" % length), (protocol.CHECKSUM.encode(), protocol.checksum(told).encode()))
+    return Answer(200, told, b"application/octet-stream", added)
 
 
 def _only(scope: Mapping[str, Any], *methods: str) -> None:

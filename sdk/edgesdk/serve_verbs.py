@@ -1,4 +1,4 @@
-"""`edgesdk serve` and `edgesdk triton`: parse, call the API, print. No logic."""
+"""`edgesdk serve`, `edgesdk triton` and `edgesdk ray`: parse, call the API, print. No logic."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ import click
 from . import text
 from .terminal import JSON, PATH, progress, show
 
+
+def _points(context: click.Context, option: click.Parameter, typed: str | None) -> Any:
+    if typed in (None, "auto"):
+        return typed
+    if not (typed.isascii() and typed.isdigit()):
+        raise click.BadParameter(f"{typed!r}; expected auto or a number of channels")
+    return int(typed)
+
+
 _REMOTE = (
     click.option("--remote", metavar="URL", help="Run the tail of a split bundle on the server at http://HOST:PORT."),
     click.option("--deadline-ms", type=float, metavar="MS", help="What it has to answer in (default 1000)."),
     click.option("--on-late", type=click.Choice(["local", "error"]), help="Then: run the tail here (default), or fail."),
+    click.option(
+        "--points", metavar="auto|CHANNELS", callback=_points, help="Channels that are sent; auto (default): by the link."
+    ),
+    click.option("--target-ms", type=float, metavar="MS", help="With --points auto: the time to keep to (default half of it)."),
     click.option("--token-file", type=PATH, help="Shown to the server; default the token in EDGESDK_TOKEN, or none."),
     click.option("--ca", type=PATH, help="PEM certificates to trust for https://, instead of the system's."),
 )
@@ -56,7 +69,7 @@ def serve(
     allow_fallback: bool,
     **given: Any,
 ) -> None:
-    """Serve a bundle (of a split one the tail) by Open Inference Protocol v2, REST and gRPC, until Ctrl-C or SIGTERM."""
+    """Serve a bundle (of a split one its tails) by Open Inference Protocol v2, REST and gRPC, until Ctrl-C or SIGTERM."""
     from .bearer import read_token
     from .server import doors_from
     from .server import serve as start
@@ -82,16 +95,39 @@ def serve(
 @click.argument("out", type=PATH)
 @JSON
 def triton(bundle: Path, out: Path, as_json: bool) -> None:
-    """Write a bundle (of a split one the tail) as a model of the Triton model repository OUT."""
+    """Write a bundle (of a split one the tail, and those of operating points) to the Triton model repository OUT."""
     from edgesdk_targets.triton import write_repository
 
     written = write_repository(bundle, out)
-    data = {"name": written.name, "path": str(written.path), "notes": list(written.notes)}
-    lines = [
-        f"wrote {written.path}",
-        f"model {written.name}: config.pbtxt and 1/model.onnx",
-        *(f"note: {n}" for n in written.notes),
-    ]
+    data: dict[str, Any] = {"name": written.name, "path": str(written.path), "notes": list(written.notes)}
+    if written.points:
+        data["points"] = [{"name": one.name, "path": str(one.path)} for one in written.points]
+    lines = []
+    for one in (written, *written.points):
+        lines += [f"wrote {one.path}", f"model {one.name}: config.pbtxt and 1/model.onnx"]
+    lines += [f"note: {note}" for note in written.notes]
+    show(data, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--replicas", type=click.IntRange(1, 100_000), default=1, help="Loaded bundles in the cluster (default 1).")
+@click.option("--cpus", type=click.FloatRange(0, 1024, min_open=True), default=1.0, help="Of its node for each (default 1).")
+@click.option("--workers", type=click.IntRange(1, 1024), default=1, help="Inferences at once in each (default 1).")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Of one inference; 0: its share of the cpus.")
+@click.option("--token-file", type=PATH, default=None, help="On every node: requests must carry the token in it.")
+@click.option("--host", default="127.0.0.1", help="As of edgesdk serve; 0.0.0.0 takes requests from other machines.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, help="REST, on every node (default 8000).")
+@click.option("--shared", is_flag=True, help="Answer for this model only, so that other applications fit beside it.")
+@JSON
+def ray(bundle: Path, out: Path, token_file: Path | None, as_json: bool, **given: Any) -> None:
+    """Write the config file OUT.yaml with which Ray Serve runs a bundle (of a split one the tail) over a cluster."""
+    from .ray_config import write_config
+
+    written = write_config(bundle, out, token_file=token_file or "", **given)
+    data = {"name": written.name, "path": str(written.path), "route": written.route}
+    lines = [f"wrote {written.path}", f"application {written.name} at {written.route}", f"on a Ray cluster: serve deploy {out}"]
     show(data, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
 
 

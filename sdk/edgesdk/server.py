@@ -82,10 +82,14 @@ class Server:
     def to_json(self) -> dict[str, Any]:
         """What is served, and where."""
         service = self.service
-        return {
+        found: dict[str, Any] = {
             "model": service.name, "digest": service.digest, "role": service.bundle.manifest.role, "runtime": str(service.facts),
             "rest": self.url, "grpc": self.grpc_address or None, "tls": bool(self.doors.certificate), "workers": service.workers,
         }  # fmt: skip
+        if service.points:
+            points = [{"model": one.name, "digest": one.digest, "channels": one.channels} for one in service.points]
+            found |= {"channels": service.channels, "points": points}
+        return found
 
     def wait(self) -> None:
         """Return when `stop` is called elsewhere or, in the main thread, at SIGINT or SIGTERM; then the server has stopped."""
@@ -166,10 +170,10 @@ def serve(
 ) -> Server:
     """Serve a bundle (of a split one the tail) by Open Inference Protocol v2; returns when it answers.
 
-    At most `workers` inferences run at once, each with `threads` threads (0: the bundle's choice, or
-    where that is all cores, a worker's share of them). With a `token` every
-    request but those for health must carry it as `Authorization: Bearer TOKEN`. Raises LinkError where a port is taken,
-    MissingExtra without uvicorn or grpcio, and what opening a bundle raises.
+    The operating points of a bottleneck are served beside its tail, each as a model of its own. At most `workers` inferences
+    run at once, each with `threads` threads (0: the bundle's choice, or where that is all cores, a worker's share of them).
+    With a `token` every request but those for health must carry it as `Authorization: Bearer TOKEN`. Raises LinkError where a
+    port is taken, MissingExtra without uvicorn or grpcio, and what opening a bundle raises.
     """
     service = open_service(path, workers=workers, threads=threads, allow_fallback=allow_fallback, token=token, progress=progress)
     try:

@@ -189,6 +189,8 @@ def load(
     on_late: Literal["local", "error"] | None = None,
     token: str = "",
     ca: str = "",
+    points: Literal["auto"] | int | None = None,
+    target_ms: float | None = None,
     progress: Callable[[str], None] = runners.silent,
 ) -> Session:
     """Open, check and load a bundle. `threads` 0 takes what the bundle was made for.
@@ -197,6 +199,10 @@ def load(
     must serve that very tail. What is not back `deadline_ms` after the head has ended (default 1,000), or is refused or
     garbled, runs here (`on_late` "local", the default) or raises LinkError ("error"; then no tail is loaded here). `token`
     is shown to the server; `ca` is a PEM file of certificates to trust for https. `session.remote.counts` says what ran where.
+
+    Of a bottleneck with operating points as many channels are sent as `target_ms` (default: half of the deadline) has time for,
+    and where that is none the tail runs here (with `on_late` "error" the least point is the lowest); `points` as a number keeps
+    to that many. `session.remote.point`, `moves` and `answered` say what is sent, what changed it and why, and what was sent.
 
     Raises BundleError for a bundle that is not intact and DeviceError where the provider it asks for is missing, unless
     `allow_fallback`; then it runs on the CPU and warns (`session.facts.fallback`). LinkError: an address or option that is
@@ -211,14 +217,17 @@ def load(
     options = runners.RunOptions(threads, allow_fallback, progress=progress)
     runner: runners.Runner
     if remote is None:
-        if deadline_ms is not None or on_late is not None or token or ca:
-            raise LinkError("deadline_ms, on_late, token and ca are for a remote tail", "give remote='http://HOST:PORT'")
+        if any(one is not None for one in (deadline_ms, on_late, points, target_ms)) or token or ca:
+            raise LinkError(
+                "deadline_ms, on_late, token, ca, points and target_ms are for a remote tail", "give remote='http://HOST:PORT'"
+            )
         runner = runners.load(bundle, options)
     else:
+        from .remote import Remote
         from .remote_runner import RemoteRunner
-        from .remote_tail import Remote
 
-        chosen = Remote(remote, 1000.0 if deadline_ms is None else deadline_ms, on_late or "local", token, ca)
+        deadline_ms = 1000.0 if deadline_ms is None else deadline_ms
+        chosen = Remote(remote, deadline_ms, on_late or "local", token, ca, "auto" if points is None else points, target_ms)
         runner = RemoteRunner(bundle, chosen, options)
     if runner.facts.fallback:
         wanted = bundle.manifest.runtime.providers[0].name

@@ -22,7 +22,7 @@ from edgesdk_targets.bundle import MANIFEST, Bundle, Manifest, Optimization, Run
 from edgesdk_targets.figure import Figure, counted
 from edgesdk_targets.link import Link
 from edgesdk_targets.report import Report
-from edgesdk_targets.split_runner import HEAD, TAIL, point_tail
+from edgesdk_targets.split_runner import HEAD, TAIL, point_name, point_tail
 from edgesdk_targets.target import Compiled, Role, Segment, Target
 
 from .split_figures import bytes_of, leaks, point_rows
@@ -209,18 +209,26 @@ class _Run:
         for point, (model, compiled) in self.points.items():
             width = int(model.signature.inputs[0].shape[1])
             fewer = [{name: np.ascontiguousarray(value[:, :width]) for name, value in case.items()} for case in coded]
-            points[point], _ = self._bundle("tail", model, compiled, level, fewer, model)
+            name = point_name(self.trial.source.name, point)
+            points[point], _ = self._bundle("tail", model, compiled, level, fewer, model, name)
         return Inner(head, tail, points)
 
     def _bundle(
-        self, role: Role, part: Model, compiled: Compiled, level: Optimization, cases: Sequence[Mapping[str, Array]], plain: Model
+        self,
+        role: Role,
+        part: Model,
+        compiled: Compiled,
+        level: Optimization,
+        cases: Sequence[Mapping[str, Array]],
+        plain: Model,
+        name: str = "",
     ) -> tuple[Bundle, list[dict[str, Array]]]:
         """One part as a bundle, and what it makes of these cases; `plain` is the part as it was before it was converted."""
         from edgesdk_converters.reference import Reference
 
         trial, device = self.trial, self.devices[_ROLES.index(role)]
         manifest = Manifest(
-            name=trial.source.name, target=device.name, device=device.device.name,
+            name=name or trial.source.name, target=device.name, device=device.device.name,
             precision=self.precision if role == "head" else "fp32", signature=part.signature,
             runtime=replace(compiled.runtime, optimization=level),
             role=role, model=_model(trial.source, part), recipe=self.recipe.to_plain(),

@@ -95,6 +95,11 @@ def _digits(number: float) -> str:
 def served(found: Mapping[str, Any]) -> str:
     """What a server serves, and where."""
     lines = [f"serving the {found['role']} {found['model']}, bundle {found['digest'][:12]}, on {found['runtime']}"]
+    for one in found.get("points", ()):
+        lines.append(
+            f"and for {one['channels']} channels instead of {found['channels']} the {found['role']} {one['model']}, "
+            f"bundle {one['digest'][:12]}"
+        )
     lines.append(f"REST  {found['rest']}/v2/models/{quote(found['model'], safe='')}")
     if found["grpc"]:
         lines.append(f"gRPC  {found['grpc']}")

@@ -24,6 +24,11 @@ def point_tail(channels: int) -> str:
     return f"tail-{channels}.edge"
 
 
+def point_name(name: str, channels: int) -> str:
+    """What the model of that tail is called, beside a tail called `name`."""
+    return f"{name}-{channels}ch"
+
+
 def head_and_tail(bundle: Bundle) -> tuple[Bundle, Bundle]:
     """The two bundles inside that of a split model. Raises BundleError where they are not what they should be."""
     head, tail = nested(bundle, HEAD), nested(bundle, TAIL)
@@ -34,6 +39,38 @@ def head_and_tail(bundle: Bundle) -> tuple[Bundle, Bundle]:
     if [(s.name, s.dtype, s.shape) for s in crossing] != [(s.name, s.dtype, s.shape) for s in wanted]:
         raise BundleError(f"head and tail of {bundle.path} do not fit together", "export it anew")
     return head, tail
+
+
+def point_tails(bundle: Bundle) -> dict[int, Bundle]:
+    """The tails of a split model by the channels they take, most first: that for all and those for fewer; {} without points.
+
+    Each takes the first part, along its second axis, of what the head gives. Raises BundleError where one does not.
+    """
+    head, tail = head_and_tail(bundle)
+    model = bundle.manifest.model
+    if not model.get("points"):
+        return {}
+    try:
+        (whole,) = head.manifest.signature.outputs
+        found = {int(model["channels"]): tail}
+        points = sorted(((int(channels), digest) for channels, digest in model["points"].items()), reverse=True)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{bundle.path} does not say which operating points it has", "export it anew") from error
+    for channels, digest in points:
+        part = nested(bundle, point_tail(channels))
+        (spec, *more), role = part.manifest.signature.inputs, part.manifest.role
+        same = (spec.name, spec.dtype, spec.shape[:1], spec.shape[2:]) == (
+            whole.name, whole.dtype, whole.shape[:1], whole.shape[2:]
+        )  # fmt: skip
+        if role != "tail" or part.digest != digest or more or not same or not _part_of(spec.shape, whole.shape):
+            raise BundleError(f"{part.path} is not the tail for {channels} channels of {bundle.path}", "export it anew")
+        found[channels] = part
+    return found
+
+
+def _part_of(shape: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    kept, most = shape[1], whole[1]
+    return isinstance(kept, int) and isinstance(most, int) and 0 < kept <= most
 
 
 class SplitRunner:

@@ -10,14 +10,14 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgesdk_converters.errors import BundleError, DeviceError
 from edgesdk_converters.signature import Input, Output
 
 from .bundle import Bundle, Runtime, nested, open_bundle
-from .split_runner import TAIL
+from .split_runner import TAIL, point_tails
 
 _MARK = "# Written by edgesdk"
 _TYPES = {
@@ -32,22 +32,43 @@ _LEVELS = {"basic": -1, "extended": 1}
 
 @dataclass(frozen=True)
 class Repository:
-    """What was written: the model's folder, its name on the server, and what Triton cannot be told."""
+    """What was written: the model's folder, its name on the server, what Triton cannot be told, and the operating points."""
 
     path: Path
     name: str
     notes: tuple[str, ...]
+    points: tuple[Repository, ...] = ()
 
 
 def write_repository(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Repository:
     """Write a bundle (of a split one the tail) as one model of the repository `out`, in one step; other models stay.
 
-    An older folder of that name is replaced where edgesdk wrote it. Raises BundleError for anything else in its place and for
-    a bundle that no ONNX file runs, DeviceError for a head.
+    The operating points of a bottleneck become models beside that of its tail, each in one step. An older folder of a model's
+    name is replaced where edgesdk wrote it. Raises BundleError for anything else in its place and for a bundle that no ONNX file
+    runs, DeviceError for a head.
     """
     bundle = open_bundle(path)
+    points: dict[int, Bundle] = {}
     if bundle.manifest.role == "split":
-        bundle = nested(bundle, TAIL)
+        points, bundle = point_tails(bundle), nested(bundle, TAIL)
+    models = [bundle, *(point for point in points.values() if point.digest != bundle.digest)]
+    made = [_made(model, path, out) for model in models]
+    for repository, _ in made:
+        _check_place(repository.path)
+    for repository, files in made:
+        place = repository.path
+        try:
+            _write(place, files)
+        except OSError as error:
+            raise BundleError(
+                f"{place} cannot be written: {error.strerror or error}", "check the path, its permissions and the space"
+            ) from error
+    first, *others = (repository for repository, _ in made)
+    return replace(first, points=tuple(others))
+
+
+def _made(bundle: Bundle, path: str | os.PathLike[str], out: str | os.PathLike[str]) -> tuple[Repository, dict[str, bytes]]:
+    """What a model will be in the repository, and its files."""
     manifest = bundle.manifest
     if manifest.role == "head":
         raise DeviceError(f"{path} is the head of a split model, which runs on the device", "give the tail, or the split bundle")
@@ -57,14 +78,7 @@ def write_repository(path: str | os.PathLike[str], out: str | os.PathLike[str]) 
         )
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", manifest.name)
     files = {"config.pbtxt": config(bundle, name).encode(), "1/model.onnx": bundle.read(manifest.runtime.file)}
-    place = Path(os.path.abspath(out)) / name
-    try:
-        _write(place, files)
-    except OSError as error:
-        raise BundleError(
-            f"{place} cannot be written: {error.strerror or error}", "check the path, its permissions and the space"
-        ) from error
-    return Repository(place, name, tuple(_notes(manifest.runtime)))
+    return Repository(Path(os.path.abspath(out)) / name, name, tuple(_notes(manifest.runtime))), files
 
 
 def config(bundle: Bundle, name: str) -> str:
@@ -117,8 +131,7 @@ def _notes(runtime: Runtime) -> list[str]:
 def _write(place: Path, files: dict[str, bytes]) -> None:
     """Write a folder beside its place, then rename; an older one that edgesdk wrote makes room."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_symlink() or (place.exists() and not _is_ours(place)):
-        raise BundleError(f"{place} exists and is no model that edgesdk wrote; it is left alone", "give another folder")
+    _check_place(place)
     beside, older = (place.with_name(f".{place.name}.{secrets.token_hex(8)}.{kind}") for kind in ("tmp", "old"))
     try:
         for name, data in files.items():
@@ -140,6 +153,11 @@ def _write(place: Path, files: dict[str, bytes]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         if place.exists():
             shutil.rmtree(older, ignore_errors=True)
+
+
+def _check_place(place: Path) -> None:
+    if place.is_symlink() or (place.exists() and not _is_ours(place)):
+        raise BundleError(f"{place} exists and is no model that edgesdk wrote; it is left alone", "give another folder")
 
 
 def _is_ours(place: Path) -> bool:

@@ -40,6 +40,7 @@ VERBS = {
     "plan": "plan m.onnx --device raspberry-pi-4 --server jetson-orin-nano --link 10mbit,20ms",
     "serve": "serve older.edge --port 0 --grpc-port 0 --check",
     "triton": "triton older.edge repository",
+    "ray": "ray older.edge serve.yaml --replicas 2",
     "targets": "targets",
     "devices": "devices",
     "devices NAME": "devices raspberry-pi-5",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgesdk.moving import LONGEST_RETRY_S, UP_AFTER, Mover
+from edgesdk.moving import LONGEST_RETRY_S, TRY_AFTER, UP_AFTER, Mover
 
 SIZES = {1: 1_000, 2: 2_000, 4: 4_000, 8: 8_000}
 RTT_MS = 20.0
@@ -15,8 +15,8 @@ RTT_MS = 20.0
 class Simulated:
     """A link whose rate changes, and a clock."""
 
-    def __init__(self, allowed_ms: float, noise: float = 0.0) -> None:
-        self.now, self.rng, self.noise = 0.0, np.random.default_rng(0), noise
+    def __init__(self, allowed_ms: float, noise: float = 0.0, work_ms: float = 0.0) -> None:
+        self.now, self.rng, self.noise, self.work_ms = 0.0, np.random.default_rng(0), noise, work_ms
         self.mover = Mover(SIZES, allowed_ms, lambda: self.now)
         self.mover.ping(RTT_MS)
         self.late = 0
@@ -25,17 +25,17 @@ class Simulated:
         """The points that were taken; every request is 50 ms after the one before."""
         points = []
         for number in range(requests):
-            point = self.mover.point
+            point = self.mover.next_point()
             points.append(point)
             self.now += 0.05
             if not point:
                 continue
             rate = kbit_per_s(number)
-            took = RTT_MS + 8 * SIZES[point] / rate if rate else float("inf")
+            took = RTT_MS + self.work_ms + 8 * SIZES[point] / rate if rate else float("inf")
             took *= 1 + self.noise * float(self.rng.standard_normal())
             if took > 1.2 * self.mover.allowed_ms:  # the deadline
                 self.late += 1
-                self.mover.failed(point)
+                self.mover.failed(point, 1.2 * self.mover.allowed_ms)
             else:
                 self.mover.took(point, took)
         return points
@@ -85,6 +85,8 @@ def test_one_good_request_is_not_enough_to_rise() -> None:
     low = link.mover.point
     link.run(UP_AFTER - 1, lambda _: 10_000)
     assert link.mover.point == low
+    link.run(UP_AFTER, lambda _: 10_000)
+    assert link.mover.point > low
 
 
 def test_failures_of_requests_sent_before_a_move_do_not_move_again() -> None:
@@ -94,3 +96,105 @@ def test_failures_of_requests_sent_before_a_move_do_not_move_again() -> None:
     assert [move.after for move in mover.moves] == [4] and mover.point == 4
     mover.failed(4)
     assert mover.point == 2
+
+
+def test_the_work_of_the_server_is_not_taken_for_that_of_the_link() -> None:
+    """30 ms of work at every point: were it the bytes', twice as many would look too slow for ever."""
+    link = Simulated(100, work_ms=30)
+    link.run(60, lambda _: 200)
+    assert link.mover.point == 1
+    points = link.run(60 + 6 * TRY_AFTER, lambda _: 4_000)  # 52 ms at one, 66 at eight
+    assert points[-1] == 4 and link.late <= 3
+    assert [move.after for move in link.mover.moves][-2:] == [2, 4]
+
+
+def test_a_request_that_only_looks_costs_no_move_and_comes_ever_more_seldom() -> None:
+    link = Simulated(110)
+    points = link.run(4_000, lambda _: 400)  # 60 ms at two, 100 at four: 66 allowed to rise, 99 to stay
+    assert link.mover.point == 2
+    looked = [number for number, point in enumerate(points) if point == 4 and number > 50]
+    assert 3 <= len(looked) <= 8 and list(np.diff(looked)) == sorted(np.diff(looked))
+    assert len(link.mover.moves) <= 2
+
+
+def test_without_a_tail_here_the_least_point_is_the_lowest() -> None:
+    mover = Mover(SIZES, 100, lambda: 0.0, local=False)
+    for _ in range(10):
+        mover.failed(mover.next_point(), 200)
+    assert mover.point == 1 and [move.after for move in mover.moves][-1] == 1
+    mover.lost("gone")
+    assert mover.next_point() == 1
+    mover.back(SIZES)
+    assert mover.next_point() == 1
+
+
+def test_without_a_link_nothing_is_sent_and_with_it_the_least_point_first() -> None:
+    link = Simulated(100)
+    link.run(10, lambda _: 10_000)
+    link.mover.lost("no connection")
+    assert set(link.run(200, lambda _: 10_000)) == {0}
+    assert (link.mover.moves[-1].before, link.mover.moves[-1].after, link.mover.moves[-1].why) == (8, 0, "no connection")
+    link.mover.back(SIZES)
+    assert link.run(1, lambda _: 10_000) == [1] and link.run(100, lambda _: 10_000)[-1] == 8
+
+
+def test_what_was_measured_before_the_link_went_says_nothing_of_the_one_that_is_back() -> None:
+    link = Simulated(100)
+    link.run(50, lambda _: 60)
+    assert link.mover.point == 0
+    before = len(link.mover.moves)
+    assert link.run(200, lambda _: 10_000)[-1] == 8
+    assert [move.after for move in link.mover.moves[before:]] == [1, 2, 4, 8]
+
+
+def test_a_link_that_comes_back_too_slow_is_not_tried_each_time() -> None:
+    """Behind a link that goes and comes, requests are tried at the pace of the last failures."""
+    mover, tried = Mover(SIZES, 100, lambda: now), 0
+    now = 0.0
+    mover.lost("gone")
+    for step in range(2_000):
+        now = 0.05 * step
+        mover.back(SIZES)
+        if (point := mover.next_point()) != 0:
+            tried += 1
+            mover.failed(point, 200)
+            mover.lost("late")
+    assert 4 <= tried <= 8  # in 100 s: after 2, 4, 8, 16, 30 s and so on
+
+
+def test_points_that_the_server_lacks_are_not_taken() -> None:
+    mover = Mover(SIZES, 100, lambda: 0.0)
+    mover.back([2, 4])
+    assert mover.next_point() == 4 and mover.least == 2
+    assert [(move.before, move.after) for move in mover.moves] == [(8, 4)]
+    mover.failed(4)
+    mover.failed(2)
+    assert mover.point == 0
+    mover.back([1, 2, 4, 8])
+    assert mover.point == 0 and mover.least == 1
+    mover.back([16])  # none of ours: the link would not be up
+    assert mover.least == 1
+
+
+def test_a_rise_that_did_not_hold_is_tried_later_the_next_time() -> None:
+    """Quick at one point, slow at the other, whatever the bytes say."""
+    mover = Mover({1: 1_000, 2: 2_000}, 100, lambda: 0.0, local=False)
+    mover.ping(10)
+    rises = []
+    for asked in range(2_000):
+        point = mover.next_point()
+        before = len(mover.moves)
+        mover.took(point, 20 if point == 1 else 200)
+        if len(mover.moves) > before and mover.moves[-1].after == 2:
+            rises.append(asked)
+    assert len(rises) <= 8 and list(np.diff(rises)) == sorted(np.diff(rises))
+
+
+def test_a_ping_that_waited_behind_a_payload_moves_nothing() -> None:
+    link = Simulated(100)
+    link.run(50, lambda _: 400)
+    before = len(link.mover.moves)
+    for _ in range(20):
+        link.mover.ping(60)  # 20 ms without the payload before it
+        assert link.run(1, lambda _: 400) == [2]
+    assert len(link.mover.moves) == before
