@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
-EXTRAS := cpu,convert,torch,server,ray
+EXTRAS := cpu,convert,torch,server
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test test-slow bench bench-peers lint models packages clean
@@ -56,7 +56,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[$(EXTRAS),dev]'
+	$(PIP) -e '.[$(EXTRAS),ray,dev]'
 	touch $@
 
 clean:

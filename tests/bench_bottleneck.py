@@ -23,13 +23,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgesdk_converters import find
 from edgesdk_converters.accuracy import top1_drop
-from edgesdk_converters.bottleneck import Bottleneck
+from edgesdk_converters.bottleneck import ENDING, Bottleneck
 from edgesdk_converters.bottlenecks.points import narrowed
 from edgesdk_converters.calibration import Samples
 from edgesdk_converters.cost import layers
 from edgesdk_converters.from_torch import from_module
+from edgesdk_converters.graph import value_types
 from edgesdk_converters.model import Model
 from edgesdk_converters.passes import Given
+from edgesdk_converters.payload import ENDING as PAYLOAD
 from edgesdk_converters.reference import Reference
 from edgesdk_converters.split import cuts, split
 from edgesdk_converters.train import Training, rate, train
@@ -217,19 +219,24 @@ class Judged:
     def rows(self, label: str, way: Way) -> Iterator[Row]:
         """One for each operating point, from the tail that ships for it."""
         made = way.made(self.name, self.source, self.at)
-        options = next(step.options for step in made.model.history if step.name == "bottleneck")
-        head, tail = split(made.model, options["crosses"])
+        crosses, coded_shape = f"{self.at}{ENDING}{PAYLOAD}", shape_of(made.model, f"{self.at}{ENDING}")
+        head, tail = split(made.model, crosses)
         coder = Reference(head)
         name = head.signature.inputs[0].name
         coded = [next(iter(coder.run({name: image[None]}).values())) for image in self.check["image"]]
         for point in sorted(way.channels):
-            small = narrowed(tail, point, options["coded"], way.bits)
+            small = narrowed(tail, point, coded_shape, way.bits)
             width = int(small.signature.inputs[0].shape[1])
             runner = Reference(small)
-            given = ({options["crosses"]: np.ascontiguousarray(one[:, :width])} for one in coded)
+            given = ({crosses: np.ascontiguousarray(one[:, :width])} for one in coded)
             found = np.stack([next(iter(runner.run(one).values()))[0] for one in given])
             size = int(np.prod(small.signature.inputs[0].shape))
             yield self.row(label, way.bits, size, found, head, str(point), made.seconds)
+
+
+def shape_of(model: Model, name: str) -> tuple[int, ...]:
+    kind = value_types(model.proto.graph)[name]
+    return tuple(int(dim) for dim in kind.shape or ())
 
 
 def answers(model: Model, images: Array) -> Array:

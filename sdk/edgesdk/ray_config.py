@@ -90,6 +90,8 @@ def write_config(
     edgesdk wrote it. Raises BundleError for anything else in its place, DeviceError for a head or values that cannot be.
     """
     bundle = open_bundle(path)
+    if shared and bundle.manifest.model.get("points"):
+        raise DeviceError(f"the operating points of {path} are models of their own", "leave out --shared: they need all paths")
     if bundle.manifest.role == "split":
         bundle = nested(bundle, TAIL)
     if bundle.manifest.role == "head":

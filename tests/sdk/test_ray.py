@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,12 @@ def test_a_replica_killed_under_load_costs_no_answer(cluster: Running, split: Bu
         now = cluster.replicas("fashion_cnn")
         return victim not in now and len(now) == 2
 
-    counts, requests = _under_load(cluster, split, expected, lambda: os.kill(victim, signal.SIGKILL), healed)
+    def harm() -> None:
+        os.kill(victim, signal.SIGSTOP)  # so that it surely holds requests when it dies
+        time.sleep(0.5)
+        os.kill(victim, signal.SIGKILL)
+
+    counts, requests = _under_load(cluster, split, expected, harm, healed)
     _check(counts, requests)
     faults = counts["late"] + counts["gone"] + counts["refused"]
     assert counts["local"] >= faults, "each fault is covered here"
@@ -235,6 +241,14 @@ def test_writing_again_replaces_only_what_is_ours(folder: Path) -> None:
     assert refused.code == 1 and refused.error["kind"] == "BundleError"
     assert (folder / "b.yaml").read_text() == "mine: 1\n"
     assert not [one.name for one in folder.iterdir() if one.name.endswith(".tmp")]
+
+
+def test_a_shared_application_has_one_model_only(split: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = replace(split.manifest, model={**split.manifest.model, "points": {"8": "0" * 64}})
+    monkeypatch.setattr(ray_config, "open_bundle", lambda path: replace(split, manifest=points))
+    with pytest.raises(DeviceError, match="models of their own"):
+        write_config(split.path, folder / "e.yaml", shared=True)
+    assert write_config(split.path, folder / "e.yaml").route == "/"
 
 
 @pytest.mark.parametrize(
