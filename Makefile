@@ -11,8 +11,10 @@ export OMP_WAIT_POLICY ?= passive
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
 
+# Two processes, each file in one of them; more where there are cores and some 3 GB of memory for each: make test JOBS=4.
+JOBS ?= 2
 test: $(VENV)/.dev packages models lint
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.dev packages models
 	$(PY) examples/real_models.py all --out build/models

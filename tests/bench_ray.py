@@ -3,8 +3,8 @@
 python -m tests.bench_ray [CLIENTS]
 
 The bundle is EfficientNet-Lite0 with a small answer and a small question (it enlarges its own input), so that the network and not
-the copying of images is what is scaled. Clients, proxies and replicas share this machine's cores: with two of them a second
-replica finds no idle core, and the table shows what Ray costs rather than what it brings.
+the copying of images is what is scaled. Clients, proxies and replicas share this machine's cores: with two of them both replicas
+run on what the others leave, and a second one brings less than it would on a machine of its own.
 """
 
 from __future__ import annotations

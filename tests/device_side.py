@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,13 @@ class Device:
         """Its report of a bundle, on one thread."""
         return Report.from_json(self._ask(do="measure", path=str(path)))
 
-    def run(self, way: str, path: Path, inputs: Path, url: str, count: int) -> list[float]:
-        """Milliseconds of requests, after one that is not counted: `local`, `split` (tail at `url`) or `offload` (all there)."""
+    def run(self, way: str, path: Path, inputs: Path, url: str, count: int) -> NDArray[np.float64]:
+        """Milliseconds of `count` requests, after one that is not counted: `local`, `split` (tail at `url`) or `offload`.
+
+        A row for each: all of it, its networks on the device, what else the device computed for it.
+        """
         found = self._ask(do="run", way=way, path=str(path), inputs=str(inputs), url=url, count=count)
-        return [float(one) for one in found["ms"]]
+        return np.array(found["ms"], np.float64)
 
     def close(self) -> None:
         self._process.kill()
@@ -145,7 +148,7 @@ def _measured(path: Path) -> Report:
     return Report(manifest.name, manifest.target, manifest.device, bundle.digest, measure.figures(timing, where), machine=facts)
 
 
-def _requests(way: str, bundle: Bundle, feed: Mapping[str, NDArray[Any]], url: str, count: int) -> list[float]:
+def _requests(way: str, bundle: Bundle, feed: Mapping[str, NDArray[Any]], url: str, count: int) -> list[list[float]]:
     if way == "offload":
         far = RemoteTail(Remote(url, LATE_MS, "error"), bundle)
         far.connect()
@@ -155,15 +158,16 @@ def _requests(way: str, bundle: Bundle, feed: Mapping[str, NDArray[Any]], url: s
     return _timed(lambda: session.run(feed), count, session.close)
 
 
-def _timed(once: Any, count: int, close: Any) -> list[float]:
+def _timed(once: Callable[[], object], count: int, close: Callable[[], None]) -> list[list[float]]:
     found = []
     try:
         for _ in range(count + 1):
             begin, used_s, networks_s = time.perf_counter(), time.process_time(), SlowRunner.used_s
             once()
-            rest_s = time.process_time() - used_s - (SlowRunner.used_s - networks_s)
-            time.sleep((SLOWDOWN - 1) * max(0.0, rest_s))
-            found.append(1e3 * (time.perf_counter() - begin))
+            networks_s = SlowRunner.used_s - networks_s
+            rest_s = max(0.0, time.process_time() - used_s - networks_s)
+            time.sleep((SLOWDOWN - 1) * rest_s)
+            found.append([1e3 * one for one in (time.perf_counter() - begin, SLOWDOWN * networks_s, SLOWDOWN * rest_s)])
     finally:
         close()
     return found[1:]

@@ -64,7 +64,7 @@ class Bottleneck:
     labels_share: float = 0.5
     temperature: float = 2.0
     learning_rate: float = 2e-3
-    tune_learning_rate: float = 5e-4
+    tune_learning_rate: float = 1e-3
     batch: int = 64
     augment: bool = False
     seed: int = 0
