@@ -542,12 +542,17 @@ def _put(new: Path, place: Path) -> None:
         try:
             os.rename(place, older)
             os.rename(new, place)
-        except BaseException:
-            if not place.exists():
-                with contextlib.suppress(OSError):
-                    os.rename(older, place)
-            raise
+        finally:
+            _settle(older, place)
+
+
+def _settle(older: Path, place: Path) -> None:
+    """What was moved away goes back where nothing has taken its place, and goes for good where something has."""
+    if place.exists():
         _remove(older)
+    else:
+        with contextlib.suppress(OSError):
+            os.rename(older, place)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -605,11 +605,13 @@ def test_an_interrupt_at_any_step_leaves_the_older_bundle_and_nothing_else(
     path = write(tmp_path / name, *numbered(1)).path
     if not exchange:
         monkeypatch.setattr(bundles, "_exchange", lambda a, b: False)
-    lines, first = inspect.getsourcelines(write)
-    clean_up = range(first + lines.index("    finally:\n"), first + len(lines))  # an interrupt there is not undone
-    spared = ("_remove", "_lock", "_alone")
+    clean_up = set()  # an interrupt there is not undone
+    for function, mark in ((write, "    finally:\n"), (bundles._put, "        finally:\n")):
+        lines, first = inspect.getsourcelines(function)
+        clean_up |= set(range(first + lines.index(mark), first + len(lines)))
+    spared = ("_remove", "_lock", "_alone", "_settle")
     struck = 0
-    for step in range(1, 600, 3):
+    for step in range(1, 600):
         left = step
 
         def strike(frame: FrameType, event: str, argument: object) -> Any:
@@ -617,7 +619,7 @@ def test_an_interrupt_at_any_step_leaves_the_older_bundle_and_nothing_else(
             code = frame.f_code
             if code.co_filename != bundles.__file__ or code.co_name in spared:
                 return None
-            if event == "line" and not (code.co_name == "write" and frame.f_lineno in clean_up):
+            if event == "line" and frame.f_lineno not in clean_up:
                 left -= 1
                 if left == 0:
                     raise KeyboardInterrupt
