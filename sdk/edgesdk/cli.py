@@ -45,7 +45,7 @@ def cli() -> None:
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after each of these, on --train.")
 @click.option("--train-on", default="cpu", help="Where training runs: torch's name of a device, cpu (default), cuda, mps.")
 @click.option("--qat", type=click.IntRange(1), help="Epochs of training after quantisation, on --train.")
-@click.option("--split", metavar="auto|TENSOR", help="Cut there: the head for the device, the tail for a server.")
+@click.option("--split", metavar="auto|TENSOR", help="Cut there (at two: A,B): the head for the device, the tail for a server.")
 @click.option("--bottleneck", metavar="CHANNELS", help="With --split: a learned encoder of so many channels; 1,2,4 are points.")
 @click.option("--payload-bits", type=int, default=32, help="Bits a value of what crosses the cut, 2 to 8; default as it is.")
 @click.option("--head-share", type=float, default=0.25, help="With --split auto: the most of all MACs that the head may have.")

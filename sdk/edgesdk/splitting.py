@@ -41,9 +41,9 @@ AUTO = "auto"
 class Splitting:
     """Where to cut and what crosses.
 
-    `at` is a tensor, or auto: the cut with the fewest bytes of those whose head has at most `head_share` of the MACs. `bits`
-    below 32 quantise and pack what crosses; 32 sends the tensor as it is. With `link` the cut that auto takes is that with the
-    least time over it.
+    `at` is a tensor, two with a comma between them, or auto: the cut with the fewest bytes of those whose head has at most
+    `head_share` of the MACs. `bits` below 32 quantise and pack what crosses; 32 sends the tensor as it is. With `link` the cut that
+    auto takes is that with the least time over it.
     """
 
     at: str = AUTO
@@ -63,18 +63,20 @@ def chosen(model: Model, how: Splitting) -> tuple[Cut, str]:
     from edgesdk_converters.split import cuts
 
     found = cuts(model)
-    if not found:
-        raise ModelError(
-            f"{model.name} has no tensor through which all paths go", "edgesdk cuts MODEL --pairs lists pairs of tensors"
-        )
     if how.at != AUTO:
-        for cut in found:
-            if cut.tensors == (how.at,):
+        names = (how.at,) if "," not in how.at or any(cut.tensors == (how.at,) for cut in found) else tuple(how.at.split(","))
+        for cut in found if len(names) == 1 else cuts(model, pairs=True):
+            if set(cut.tensors) == set(names):
                 return cut, "as asked"
         from edgesdk_converters.split import split
 
-        split(model, (how.at,))  # says why it is none
+        split(model, names)  # says why it is none
         raise ModelError(f"{how.at!r} is no cut of {model.name}", "edgesdk cuts MODEL lists them")
+    if not found:
+        raise ModelError(
+            f"{model.name} has no tensor through which all paths go",
+            "edgesdk cuts MODEL --fold --pairs lists pairs of tensors, of which --split A,B takes one",
+        )
     whole = found[0].head_macs + found[0].tail_macs
     cheap = [cut for cut in found if cut.head_macs <= how.head_share * whole]
     if not cheap:
@@ -147,11 +149,12 @@ class _Run:
                 cut, why = chosen(self.whole, how)
             trial.notes.append(f"cut at {', '.join(cut.tensors)}: {why}")
             self.cut = cut.tensors
-            if how.bits < 32:
-                trial.progress("pass payload")
-                payload = Payload(at=cut.tensors[0], bits=how.bits)
-                self.whole, steps = payload(self.whole, trial.given()), (*steps, payload)
-                self.cut = (f"{payload.at}{ENDING}",)
+            for name, dtype in zip(cut.tensors, cut.dtypes, strict=True):
+                if how.bits < 32 and (dtype == "float32" or len(cut.tensors) == 1):
+                    trial.progress("pass payload")
+                    payload = Payload(at=name, bits=how.bits)
+                    self.whole, steps = payload(self.whole, trial.given()), (*steps, payload)
+                    self.cut = tuple(f"{name}{ENDING}" if at == name else at for at in self.cut)
         self.recipe = Recipe(steps, sections.head, sections.tail, self.cut)
         self.notes.append(_kind(self.learned))
         head, tail = split(self.whole, self.cut)

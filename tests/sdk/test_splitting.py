@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 import edgesdk
 from edgesdk.exporting import prepare
 from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, LinkError, ModelError, RecipeError
+from edgesdk_converters.model import Model
+from edgesdk_converters.reference import Reference
 from edgesdk_targets.bundle import open_bundle
 
 from ..fashion import samples
@@ -178,3 +181,45 @@ def test_over_a_link_the_cut_is_where_it_takes_least_time(data: dict[str, Any]) 
         prepare(net, device=PI, split="auto", link="fast")
     with pytest.raises(RecipeError, match="--link or --server without --split"):
         prepare(net, device=PI, link="wifi")
+
+
+@pytest.fixture
+def forked() -> Any:
+    """Two branches that meet at the end: no tensor crosses alone."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["g"]), helper.make_node("Relu", ["g"], ["a"]),
+        helper.make_node("Tanh", ["x"], ["b"]), helper.make_node("MatMul", ["a", "v"], ["m"]),
+        helper.make_node("MatMul", ["b", "u"], ["n"]), helper.make_node("Add", ["m", "n"], ["y"]),
+    ]  # fmt: skip
+    shapes = {"w": (12, 20), "v": (20, 5), "u": (12, 5)}
+    stored = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in shapes.items()]
+    x, y = (helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 12]), ("y", [1, 5])))
+    graph = helper.make_graph(nodes, "forked", [x], [y], stored)
+    return Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), "forked")
+
+
+@pytest.mark.parametrize("bits", [32, 8, 5])
+def test_two_tensors_can_cross_together(forked: Any, bits: int, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((200, 12)).astype(np.float32)
+    made = edgesdk.export(forked, device=PI, split="b,a", payload_bits=bits, data={"x": x}, out=tmp_path / "f.edge")
+    spec = open_bundle(made.path / "head.edge").manifest.signature.outputs
+    ending = "" if bits == 32 else "/payload"
+    assert {one.name for one in spec} == {f"a{ending}", f"b{ending}"}
+    found = made.report().find("link_bytes", "link")
+    assert found is not None and found.value == sum(-(-count * bits // 8) for count in (20, 12))
+    with edgesdk.load(made.path) as session:
+        got = np.stack([session.run({"x": row[None]})["y"] for row in x])
+    wanted = np.stack([Reference(forked).run({"x": row[None]})["y"] for row in x])
+    assert np.abs(got - wanted).max() / np.abs(wanted).max() < (1e-5 if bits == 32 else 0.3 / 2 ** (bits - 4))
+    assert edgesdk.verify(made.path).contract.status == "passed"
+    again = edgesdk.export(forked, device=PI, recipe=made.path, data={"x": x}, out=tmp_path / "g.edge")
+    assert again.digest == made.digest
+
+
+def test_a_network_without_a_single_cut_says_how_to_cut_it(forked: Any) -> None:
+    with pytest.raises(ModelError, match="through which all paths go") as caught:
+        prepare(forked, device=PI, split="auto")
+    assert "--split A,B" in caught.value.hint
+    with pytest.raises(ModelError, match="is no cut of forked"):
+        prepare(forked, device=PI, split="a,m")
