@@ -42,8 +42,8 @@ class Splitting:
     """Where to cut and what crosses.
 
     `at` is a tensor, two with a comma between them, or auto: the cut with the fewest bytes of those whose head has at most
-    `head_share` of the MACs. `bits` below 32 quantise and pack what crosses; 32 sends the tensor as it is. With `link` the cut that
-    auto takes is that with the least time over it.
+    `head_share` of the MACs. `bits` below 32 quantise and pack what crosses; 32 sends the tensor as it is. With `link` auto takes
+    the cut with the least time over it.
     """
 
     at: str = AUTO
