@@ -269,7 +269,7 @@ def baselines(name: str = "resnet") -> Iterator[Row]:
     yield from untrained(judged)
 
 
-def densenet() -> Iterator[Row]:
+def another_teacher() -> Iterator[Row]:
     """Another kind of network, at the same two points."""
     judged = Judged("densenet")
     print(about(judged), flush=True)
@@ -318,7 +318,7 @@ def shrunk(images: Array, side: int, bits: int) -> Array:
     return F.interpolate(codes, size=images.shape[2:], mode="bilinear", align_corners=False).numpy()
 
 
-SECTIONS = {"curve": curve, "baselines": baselines, "densenet": densenet}
+SECTIONS = {"curve": curve, "baselines": baselines, "densenet": another_teacher}
 
 
 def main(names: Sequence[str]) -> None:
