@@ -269,6 +269,7 @@ class _Builder:
                     or (index == 0 and node.op_type in _PASSED_ON and node.output[0] in wanted)
                 ):
                     wanted.add(name)
+        wanted -= {node.input[i] for node in self.nodes if node.op_type == "BatchNormalization" for i in _STATISTICS}
         self.learned = {name for name in wanted if name in self.stored and self.stored[name].dtype.kind == "f"}
 
     def _paired(self) -> Iterator[onnx.NodeProto]:

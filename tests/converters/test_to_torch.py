@@ -342,3 +342,23 @@ def test_a_trained_weight_is_rounded_with_the_steps_it_came_with(fashion: Fashio
     assert np.abs(after.astype(int) - np.rint(before / 2)).max() <= 1  # ties
     wanted, got = both(with_weights(made, module.weights(), Step("qat")), module, fashion("t10k", 1)[0])
     np.testing.assert_allclose(got, wanted, atol=np.abs(wanted).max() / 60)
+
+
+def test_a_bias_that_is_also_a_layers_mean_stays_as_it_is_and_gradients_flow_past_it(build: Any) -> None:
+    """Networks that were never trained have zeros for both, which tools store once."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "s", "zeros", "zeros", "ones"], ["n"]),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("BatchNormalization", ["r", "t", "zeros", "zeros", "ones"], ["y"]),
+    ]
+    weights = {name: rng.random(4).astype(np.float32) + 0.5 for name in ("s", "t", "ones")} | {"zeros": np.zeros(4, np.float32)}
+    model = Model.from_proto(build(nodes, [("x", [1, 4, 5, 5])], [("y", [1, 4, 5, 5])], weights), "tied")
+    module = to_torch(model)
+    x = rng.standard_normal((1, 4, 5, 5)).astype(np.float32)
+    found = module(torch.as_tensor(x))
+    wanted = Reference(model).run({"x": x})["y"]
+    assert np.abs(found.detach().numpy() - wanted).max() < 1e-5
+    found.square().sum().backward()
+    assert {name for name in module.held} == {"s", "t"}
+    assert all(value.grad is not None and bool(value.grad.abs().sum() > 0) for value in module.parameters())
