@@ -360,5 +360,5 @@ def test_a_bias_that_is_also_a_layers_mean_stays_as_it_is_and_gradients_flow_pas
     wanted = Reference(model).run({"x": x})["y"]
     assert np.abs(found.detach().numpy() - wanted).max() < 1e-5
     found.square().sum().backward()
-    assert {name for name in module.held} == {"s", "t"}
+    assert set(module.held) == {"s", "t"}
     assert all(value.grad is not None and bool(value.grad.abs().sum() > 0) for value in module.parameters())
