@@ -18,7 +18,8 @@ from .payload import packed_bytes
 from .split import Cut, cuts, split
 
 if TYPE_CHECKING:
-    from .bottlenecks.distil import Distilled, Student
+    from .bottlenecks.distil import Distilled
+    from .bottlenecks.student import Student
 
 ENDING = "/bottleneck"
 """How the name of the tensor that the encoder gives ends."""
@@ -127,7 +128,8 @@ class _Made:
     def finished(self) -> Model:
         import torch
 
-        from .bottlenecks.distil import Lessons, Student, distil, key_of
+        from .bottlenecks.distil import Lessons, distil, key_of
+        from .bottlenecks.student import Student
         from .bottlenecks.teacher import Features
         from .to_torch import to_torch
         from .train import Lesson, Training

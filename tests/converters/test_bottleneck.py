@@ -20,6 +20,7 @@ from edgesdk_converters.bottlenecks import distil
 from edgesdk_converters.bottlenecks.design import crossing, decoder, encoder, fused, macs, steps
 from edgesdk_converters.bottlenecks.leakage import leakage, psnr_db, ssim
 from edgesdk_converters.bottlenecks.points import narrowed
+from edgesdk_converters.bottlenecks.student import Student
 from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.cost import layers
 from edgesdk_converters.errors import ModelError, PassError
@@ -125,10 +126,10 @@ def test_narrow_tails_of_every_kind_of_payload(cnn: Model, bits: int) -> None:
 
 
 def test_the_graph_computes_what_the_student_computed(cnn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[distil.Student] = []
+    kept: list[Student] = []
     original = distil.distil
 
-    def watched(student: distil.Student, *rest: Any, **named: Any) -> Any:
+    def watched(student: Student, *rest: Any, **named: Any) -> Any:
         kept.append(student)
         return original(student, *rest, **named)
 
@@ -339,3 +340,11 @@ def test_what_tells_more_of_the_input_leaks_more(cnn: Model) -> None:
     assert early.psnr_db > late.psnr_db > early.mean_psnr_db - 1
     assert early.ssim is not None and late.ssim is not None and early.ssim > late.ssim
     assert early.n == 40
+
+
+def test_tuning_that_makes_it_worse_is_not_taken(cnn: Model) -> None:
+    small = {"channels": (1, 2), "width": 4, "decoder_width": 8, "batch": 16, "mimic": 2}
+    mimicked = Bottleneck(tune=0, **small)(cnn, given(cnn, 200))
+    spoilt = Bottleneck(tune=2, tune_learning_rate=0.5, **small)(cnn, given(cnn, 200))
+    images = fashion_samples("t10k", 0, 20)["image"]
+    assert np.allclose(answers(spoilt, images), answers(mimicked, images), atol=1e-5)

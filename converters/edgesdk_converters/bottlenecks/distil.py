@@ -1,7 +1,8 @@
 """Distil: an encoder and a decoder learn to stand for the front of a network, in two stages (BottleFit, arXiv 2201.02693).
 
 First they mimic what the teacher makes of a sample at the cut and behind it, the rest of the network as it is. Then decoder and
-rest are tuned to the teacher's answers (and the labels), with the encoder or without it. What crosses is rounded all the while.
+rest are tuned to the teacher's answers (and the labels), with the encoder or without it; of this stage the epoch counts that has
+the least loss on held-out samples, the state before it included. What crosses is rounded all the while.
 Where there are several operating points, each step sees the first few channels of one of them, so that the first carry most
 (nested dropout: Rippel et al. 2014, arXiv 1402.0915).
 """
@@ -24,9 +25,8 @@ from numpy.typing import NDArray
 from ..calibration import Samples
 from ..checkpoint import Cached, State
 from ..errors import MissingExtra, PassError
-from ..to_torch import TorchModel
 from ..train import BETWEEN_CHECKPOINTS_S, Lesson, rate
-from .design import Rounding
+from .student import Student
 from .teacher import Features
 
 try:
@@ -36,7 +36,7 @@ except ImportError as _error:
     raise MissingExtra("torch", "torch") from _error
 
 Array = NDArray[Any]
-EDITION = 1
+EDITION = 2
 """Raised where the same settings come to train differently."""
 HELD_OUT = (0.05, 1000)
 """Share of the samples, and how many at most, that nothing learns from."""
@@ -55,43 +55,6 @@ class Lessons:
     freeze_encoder: bool
     seed: int
     device: str
-
-
-class Student(nn.Module):
-    """Encoder, rounding, decoder, and the rest of the network, which computes each sample alone as its graph says.
-
-    `outputs` is how many of the rest's results are the model's own; the others are tensors inside it.
-    """
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, bits: int, rest: TorchModel, later: Sequence[str]) -> None:
-        super().__init__()
-        self.encoder, self.decoder, self.rest = encoder, decoder, rest
-        self.rounding = Rounding(bits)
-        self.outputs, self.later = rest.results, tuple(later)
-        self.one_by_one = False
-
-    def coded(self, x: Tensor, channels: int | None = None) -> Tensor:
-        """What crosses, rounded; channels after the first few are zero."""
-        z: Tensor = self.rounding(self.encoder(x))
-        if channels is None or channels == z.shape[1]:
-            return z
-        kept = (torch.arange(z.shape[1], device=z.device) < channels).to(z)
-        return z * kept.reshape(1, -1, *[1] * (z.ndim - 2))
-
-    def answers(self, made: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
-        """These results of the rest, for tensors at the cut; one tensor each, samples first."""
-        self.rest.results = tuple(names)
-
-        def alone(value: Tensor) -> tuple[Tensor, ...]:
-            found = self.rest(value[None])
-            return found if isinstance(found, tuple) else (found,)
-
-        if not self.one_by_one:
-            try:
-                return tuple(torch.vmap(alone)(made))
-            except RuntimeError:
-                self.one_by_one = True  # some operator has no batching rule; if it is another error, it comes again
-        return tuple(torch.stack(group) for group in zip(*map(alone, made), strict=True))
 
 
 @dataclass
@@ -164,7 +127,9 @@ class _Run:
         self.stages = [(epochs, stage) for epochs, stage in ((how.mimic, "mimic"), (how.tune, "tune")) if epochs]
         self.total = sum(epochs for epochs, _ in self.stages) * self.per_epoch
         self.step = 0
-        self.losses: list[float] = []
+        self.least = math.inf
+        self.best: dict[str, Tensor] = {}
+        """The student with the least loss on the held-out samples, from the end of the first stage on."""
 
     def go(self, checkpoint: Cached | None) -> Distilled:
         self.stage = ""
@@ -188,6 +153,8 @@ class _Run:
                 f"{left / 60:.0f} min left"
             )
             ended = place == self.per_epoch - 1
+            if ended and stage == "tune":
+                self._weigh()
             if checkpoint is not None and (ended or time.monotonic() - saved > BETWEEN_CHECKPOINTS_S):
                 checkpoint.save(self._state())
                 saved = time.monotonic()
@@ -217,6 +184,8 @@ class _Run:
         top = self.how.learning_rate if stage == "mimic" else self.how.tune_learning_rate
         self.tops = [top, top]
         self.optimiser = torch.optim.Adam([{"params": own}, {"params": rest}] if rest else [{"params": own}], lr=top)
+        if stage == "tune" and not self.best:
+            self._weigh()
 
     def _learn(self, rows: Array, stage: int, within: int, length: int) -> None:
         for group, top in zip(self.optimiser.param_groups, self.tops, strict=False):
@@ -248,6 +217,21 @@ class _Run:
     def _tuned(self, rows: Array, channels: int) -> Tensor:
         return self.lesson.loss(self._answers(rows, channels), rows)
 
+    def _weigh(self) -> None:
+        """The loss on the held-out samples over all operating points; the student is kept where it is the least so far."""
+        learning = [part for part in self.student.modules() if part.training]
+        self.student.eval()
+        total = 0.0
+        with torch.no_grad():
+            for first in range(0, len(self.held_out), self.batch):
+                rows = self.held_out[first : first + self.batch]
+                total += len(rows) * sum(float(self._tuned(rows, channels)) for channels in self.how.points)
+        for part in learning:
+            part.training = True
+        if total < self.least:
+            self.least = total
+            self.best = {name: value.detach().clone() for name, value in self.student.state_dict().items()}
+
     def _answers(self, rows: Array, channels: int) -> tuple[Tensor, ...]:
         made = self.student.decoder(self.student.coded(self._input(rows, None), channels))
         return self.student.answers(made, self.student.outputs)
@@ -261,6 +245,8 @@ class _Run:
     def _judged(self) -> Distilled:
         """Of classes' scores, how many answers on the held-out samples are right, or (without labels) the teacher's."""
         self.student.eval()
+        if self.best:
+            self.student.load_state_dict(self.best)
         made = Distilled(held_out=len(self.held_out), steps=self.step)
         if not self.lesson.classes:
             return made
@@ -279,15 +265,17 @@ class _Run:
 
     def _state(self) -> State:
         tensors = {f"now/{name}": value.detach().contiguous().clone() for name, value in self.student.state_dict().items()}
+        tensors |= {f"best/{name}": value.contiguous() for name, value in self.best.items()}
         for name, value in self.parameters.items():
             for moment, tensor in self.optimiser.state.get(value, {}).items():
                 tensors[f"{moment}/{name}"] = torch.as_tensor(tensor).contiguous().clone()
-        return State(tensors, {"step": str(self.step)})
+        return State(tensors, {"step": str(self.step), "least": repr(self.least)})
 
     def _resume(self, found: State) -> None:
         now = {name[4:]: value for name, value in found.tensors.items() if name.startswith("now/")}
         self.student.load_state_dict({name: value.to(self.how.device) for name, value in now.items()})
-        self.step = int(found.facts["step"])
+        self.best = {n[5:]: value.to(self.how.device) for n, value in found.tensors.items() if n.startswith("best/")}
+        self.step, self.least = int(found.facts["step"]), float(found.facts["least"])
         self.progress(f"the bottleneck's training goes on after step {self.step} of {self.total}")
         if self.step >= self.total:
             return
@@ -297,7 +285,7 @@ class _Run:
             return
         for name, value in self.parameters.items():
             moments = {key.partition("/")[0]: t for key, t in found.tensors.items() if key.partition("/")[2] == name}
-            state = {m: t if m == "step" else t.to(value.device) for m, t in moments.items() if m != "now"}
+            state = {m: t if m == "step" else t.to(value.device) for m, t in moments.items() if m not in ("now", "best")}
             if state:
                 self.optimiser.state[value] = state
 
