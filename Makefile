@@ -37,10 +37,11 @@ models: $(VENV)/.dev
 	$(PY) examples/real_models.py efficientnet-lite0 magika silero-vad basic-pitch squeezenet shufflenet inception_v1 \
 	  inception_v2 densenet121 resnet50 resnet8 ds-cnn mobilenet-vww autoencoder --out build/models
 
-# Debian packages: the Fashion-MNIST images, and the emulator. A missing one is a failure.
-DEBIAN := dataset-fashion-mnist qemu-user gcc libc6-dev
+# Debian packages: the Fashion-MNIST images, the emulator, and certificates for tests. A missing one is a failure.
+DEBIAN := dataset-fashion-mnist qemu-user gcc libc6-dev openssl
 packages:
-	@if [ ! -d /usr/share/datasets/fashion-mnist ] || ! command -v qemu-aarch64 >/dev/null || ! command -v cc >/dev/null; then \
+	@if [ ! -d /usr/share/datasets/fashion-mnist ] || ! command -v qemu-aarch64 >/dev/null || ! command -v cc >/dev/null \
+	  || ! command -v openssl >/dev/null; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(DEBIAN) >/dev/null; \
 	  else echo "install the Debian packages: sudo apt-get install $(DEBIAN)"; exit 1; fi; fi

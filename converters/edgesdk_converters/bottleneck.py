@@ -220,7 +220,7 @@ class _Made:
         size = packed_bytes(count, how.bits) if how.bits < 32 else 4 * count
         kind = "a distilled bottleneck" if how.placement == "input" else "an autoencoder at the cut"
         note = f"{kind} for {self.at}: {list(coded)} at {how.bits} bits are {size:,} bytes (the tensor has {self.cut.bytes:,})"
-        note += f"; {done.steps:,} steps on {len(self.samples) - done.held_out:,} of {self.samples.origin}"
+        note += f"; {done.steps:,} steps on {done.learned_from:,} of {self.samples.origin}"
         if done.kept:
             told = ", ".join(f"{100 * share:.2f} % with {channels}" for channels, share in done.kept.items())
             note += f"; right on {done.held_out:,} held-out samples: {told} channels, the source {100 * done.teacher:.2f} %"

@@ -116,7 +116,7 @@ def test_narrow_tails_of_every_kind_of_payload(cnn: Model, bits: int) -> None:
     sample = next(iter(given(made).train))
     packed = Reference(head).run(sample)[crosses]
     width = int(small.signature.inputs[0].shape[1])
-    assert {name: list(v) for name, v in (("whole", whole.signature.inputs[0].shape),)} == {"whole": list(packed.shape)}
+    assert whole.signature.inputs[0].shape == packed.shape
     same = Reference(whole).run({crosses: packed})
     assert all(np.array_equal(same[name], value) for name, value in Reference(tail).run({crosses: packed}).items())
     few = Reference(small).run({crosses: np.ascontiguousarray(packed[:, :width])})
@@ -171,15 +171,18 @@ def test_features_of_the_teacher_are_kept_on_disk_and_give_the_same(
     from edgesdk_converters.bottlenecks import teacher
 
     how = Bottleneck(channels=(1,), bits=8, width=4, decoder_width=8, **FEW)
-    in_memory = how(cnn, given(cnn)).digest
+    kept = how(cnn, given(cnn))
+    in_memory = kept.digest
     monkeypatch.setattr(teacher, "IN_MEMORY_BYTES", 0)
     assert how(cnn, given(cnn, cache=tmp_path / "a")).digest == in_memory
     assert len(list((tmp_path / "a" / "features").iterdir())) == 1
     monkeypatch.setattr(teacher, "KEPT_BYTES", 0)
     seen: list[str] = []
-    computed = how(cnn, given(cnn, progress=seen.append)).digest
+    computed = how(cnn, given(cnn, progress=seen.append))
     assert any("computed anew in every epoch" in message for message in seen)
-    assert computed != "" and len(computed) == len(in_memory)  # not rounded to float16: close, not the same
+    images = fashion_samples("t10k", 0, 20)["image"]
+    got, wanted = answers(computed, images), answers(kept, images)
+    assert computed.digest != in_memory and np.abs(got - wanted).max() < 0.1 * np.abs(wanted).max()  # these are in float16
 
 
 def test_stage_one_leaves_the_rest_as_it_was_and_a_frozen_encoder_stays_so(cnn: Model) -> None:
@@ -318,7 +321,7 @@ def test_a_cut_is_chosen_where_the_least_crosses_behind_some_of_the_work() -> No
 def test_mirror_images_double_the_samples_and_none_of_those_held_out_is_learned_from(cnn: Model) -> None:
     made = Bottleneck(channels=(1,), width=4, decoder_width=8, augment=True, **FEW)(cnn, given(cnn, 40))
     assert "mirrored too" in made.history[-1].note and "right on 2 held-out" in made.history[-1].note
-    assert "4 steps on 78 of" in made.history[-1].note or "8 steps on 78 of" in made.history[-1].note
+    assert "8 steps on 76 of" in made.history[-1].note  # two of 40 are held out, and their mirror images with them
 
 
 def test_ssim_and_psnr_by_hand() -> None:

@@ -64,6 +64,7 @@ class Distilled:
     kept: dict[int, float] = field(default_factory=dict)
     teacher: float = 1.0
     held_out: int = 0
+    learned_from: int = 0
     steps: int = 0
 
 
@@ -104,13 +105,8 @@ class _Run:
         distinct: int,
         progress: Callable[[str], None],
     ) -> None:
-        self.student, self.features, self.lesson, self.how, self.progress = (
-            student.to(how.device),
-            features,
-            lesson,
-            how,
-            progress,
-        )
+        self.student, self.features, self.lesson = student.to(how.device), features, lesson
+        self.how, self.progress = how, progress
         self.input = None
         if not takes_features:
             (rows,) = samples.arrays.values()
@@ -247,7 +243,7 @@ class _Run:
         self.student.eval()
         if self.best:
             self.student.load_state_dict(self.best)
-        made = Distilled(held_out=len(self.held_out), steps=self.step)
+        made = Distilled(held_out=len(self.held_out), learned_from=len(self.learned_from), steps=self.step)
         if not self.lesson.classes:
             return made
         wanted = np.array([int(self.lesson.teach(int(row))[0].argmax()) for row in self.held_out])
