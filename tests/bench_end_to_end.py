@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import edgesdk
+from edgesdk.planning import HANDLING_MS
 from edgesdk_converters.signature import Processing
 from edgesdk_targets.device import this_machine
 from edgesdk_targets.link import parse, rate_text
@@ -120,7 +121,7 @@ def plans(rates: Sequence[str], heads: Mapping[str, Report], tails: Mapping[str,
     return {
         rate: edgesdk.plan(
             MODELS / f"{NET}.onnx", device=HERE, server=HERE, link=f"{rate},{RTT_MS}ms", bits=BITS, device_reports=heads,
-            server_reports=tails,
+            server_reports=tails, handling_ms=HANDLING_MS * SLOWDOWN,
         )
         for rate in rates
     }  # fmt: skip
@@ -216,7 +217,8 @@ def tell(rates: Sequence[str], cells: Sequence[Cell], found: Mapping[str, Plan],
     names = {way.name for way in ways}
     any_plan = next(iter(found.values()))
     these = [option.way for option in any_plan.options if option.name in names]
-    expected = planned(these, any_plan.link, this_machine(), this_machine(), model=NET).crossovers
+    handled = next(option.handling for option in any_plan.options if option.handling is not None)
+    expected = planned(these, any_plan.link, this_machine(), this_machine(), model=NET, handling=handled).crossovers
     seen = {(below, above): rate for below, above, rate in crossovers(rates, cells)}
     rows = []
     for pair in dict.fromkeys([*seen, *((one.below, one.above) for one in expected)]):

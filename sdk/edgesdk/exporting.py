@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgesdk_converters.model import Model, Step
     from edgesdk_converters.passes import Pass
     from edgesdk_converters.signature import Processing
+    from edgesdk_targets.link import Link
 
 Array = NDArray[Any]
 Task = Literal["auto", "classify", "numeric"]
@@ -201,9 +202,7 @@ def prepare(
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
     if given is None:
         candidates = choose.fitting(candidates, source)
-    over = None if link is None else links.parse(link)
-    if over is not None:
-        over.for_session()
+    over = None if link is None else _link(link, split, bottleneck, given)
     how = Splitting(split or splitting.AUTO, payload_bits, head_share, over)
     calibrates = any(candidate.needs_calibration for candidate in candidates) or how.bits < 32
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
@@ -217,6 +216,11 @@ def prepare(
         if precision == choose.AUTO:
             raise RecipeError("--precision auto with --split: only whole networks have candidates", "give the head's precision")
         first = candidates[0].recipe
+        if server is not None and tail_target not in ("server", make(None, server).name):
+            raise RecipeError(
+                f"--server {server} is no {tail_target}, which --tail-target names",
+                "give one of them: a device implies its target",
+            )
         tail_backend = make(tail_target if server is None else None, server)
         if given is None:
             before = 1 + len(shrinking)
@@ -316,6 +320,21 @@ def _build(candidate: Candidate, backend: Target, trial: Trial, begin: float) ->
     except ContractBroken as error:
         return Attempt(candidate, error=error, broken=Draft(manifest, compiled.files, layers))
     return Attempt(candidate, Prepared(manifest, files, report, recipe, layers))
+
+
+def _link(text: str, split: str | None, bottleneck: object, recipe: Recipe | None) -> Link:
+    """The link by which `--split auto` chooses. Raises RecipeError where there is nothing to choose, LinkError for a bad one."""
+    found = links.parse(text)
+    found.for_session()
+    if split is None and bottleneck is None and not (recipe is not None and recipe.split):
+        return found  # told below, with --server
+    if bottleneck is not None or any(step.name == "bottleneck" for step in (recipe.whole if recipe is not None else ())):
+        told = "--link with a bottleneck: where it sits is chosen by bytes and work before it is trained, not by a link"
+        raise RecipeError(told, "leave --link out; edgesdk plan MODEL --bundle BUNDLE compares it over links once it is made")
+    if split != splitting.AUTO:
+        told = f"--link with a cut that is given already ({split or ', '.join(recipe.split if recipe and recipe.split else ())})"
+        raise RecipeError(told, "give --split auto, or leave --link out; edgesdk plan compares ways")
+    return found
 
 
 def _shrinking(prune: float | None, low_rank: float | None, finetune: int) -> tuple[Pass, ...]:

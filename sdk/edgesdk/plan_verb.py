@@ -27,6 +27,7 @@ _REPORT = "[TENSOR=]FILE: latency measured there, of the whole or of the part ma
 @click.option("--device-report", "device_reports", multiple=True, metavar="[TENSOR=]FILE", help=_REPORT)
 @click.option("--server-report", "server_reports", multiple=True, metavar="[TENSOR=]FILE", help=_REPORT)
 @click.option("--bundle", "bundles", multiple=True, type=PATH, help="A split bundle of MODEL: its operating points are options.")
+@click.option("--handling-ms", type=float, metavar="MS", help="The device's own work for a request beside the network.")
 @click.option("--fold", is_flag=True, help="Fold the model first, as an export does: the names that its --split takes.")
 @click.option("--all", "every", is_flag=True, help="List every option, and time every cut where times are taken here.")
 @click.option("--chart", type=PATH, help="Draw latency over the link's rate, as an SVG file.")

@@ -12,8 +12,10 @@ import numpy as np
 from edgesdk_converters.errors import ModelError
 from edgesdk_targets import link as links
 from edgesdk_targets import runner
+from edgesdk_targets.device import THIS_MACHINE, DeviceProfile
+from edgesdk_targets.figure import Figure, Interval
 from edgesdk_targets.link import Link
-from edgesdk_targets.plan import Plan, Way, in_ms
+from edgesdk_targets.plan import Plan, Way, bounds, in_ms
 from edgesdk_targets.plan import plan as planned
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Target, make
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 Reports = Mapping[str, str | os.PathLike[str] | Report]
 AS_IS = 32
 LOCAL, OFFLOAD = "local", "offload"
+HANDLING_MS = 0.75
+"""CPU time of the device's session for a request beside its networks, on an x86-64 core: python -m tests.bench_end_to_end."""
+HANDLING_CLOCK_GHZ = 3.5
+"""Of that core, about."""
 
 
 def plan(
@@ -49,6 +55,7 @@ def plan(
     device_reports: Reports | None = None,
     server_reports: Reports | None = None,
     bundles: Sequence[str | os.PathLike[str]] = (),
+    handling_ms: float | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Plan:
     """Local, every cut at one tensor and offload over a link (`10mbit,20ms`, `wifi`, or a Link), and which is the fastest.
@@ -57,7 +64,8 @@ def plan(
     lose. `input_bytes` is what the input has where it is captured; `data` (.npz) lets it be measured as PNG and WebP. Reports
     measured on the machines count before estimates: by the tensor of a cut, or "" for the whole model. Where parts are timed
     on this machine, and not `every` one is asked for, only cuts that no other beats are considered. Split `bundles` of the
-    model are added, at each of their operating points. Raises LinkError, DeviceError, ModelError, BundleError.
+    model are added, at each of their operating points. `handling_ms` is what the device's CPU needs for a request beside its
+    network where that is known; by default it goes by the clock. Raises LinkError, DeviceError, ModelError, BundleError.
     """
     from edgesdk_converters.split import cuts, front
 
@@ -81,10 +89,39 @@ def plan(
     for bundle in bundles:
         made += bundle_ways.ways(bundle, source.name, *targets, progress)
     made += [Way(LOCAL, "local", 0, 0, heads.whole(), None, told="the device computes all")]
+    more = handling(targets[0].device, handling_ms)
     notes = _notes(source, input_bytes, len(found) - len(considered), found_link, bits)
+    ends = bounds(more)
+    notes.append(
+        f"whatever crosses the link costs the device {in_ms(more.value or 0.0)} ({ends.low:.3g} to {ends.high:.3g}) beside its "
+        f"network: {more.method}"
+    )
     return planned(
         made, found_link, targets[0].device, targets[1].device, model=source.name, max_latency_ms=max_latency_ms,
-        max_drop=max_drop, notes=notes,
+        max_drop=max_drop, handling=more, notes=notes,
+    )  # fmt: skip
+
+
+def handling(device: DeviceProfile, known_ms: float | None = None) -> Figure:
+    """latency_ms of what the device computes for a request that crosses the link, beside its network."""
+    if known_ms is not None:
+        if not 0 <= known_ms < math.inf:
+            raise ModelError(f"handling a request takes {known_ms:g} ms; allowed: 0 or more")
+        return Figure(
+            "latency_ms", known_ms, "estimated", device.name, "as given", segment="handling",
+            interval=Interval(known_ms, known_ms, 0.9),
+        )  # fmt: skip
+    clock_ghz = device.get("clock_ghz", float)
+    if device.name == THIS_MACHINE:
+        value, low, high, told = HANDLING_MS, 0.5 * HANDLING_MS, 2 * HANDLING_MS, "measured on another x86-64 core"
+    elif clock_ghz is not None:  # an Arm core does up to three times less in a cycle of what Python does than a large x86 core
+        least = HANDLING_MS * HANDLING_CLOCK_GHZ / clock_ghz
+        value, low, high, told = 1.7 * least, least, 4 * least, f"from {HANDLING_MS:g} ms on an x86-64 core, by the clock"
+    else:
+        value, low, high, told = 3 * HANDLING_MS, HANDLING_MS, 12 * HANDLING_MS, f"from {HANDLING_MS:g} ms on an x86-64 core"
+    return Figure(
+        "latency_ms", value, "estimated", device.name, f"edgesdk's session on the device, {told}", segment="handling",
+        interval=Interval(low, high, 0.9),
     )  # fmt: skip
 
 
@@ -114,16 +151,17 @@ def chosen_by_plan(
     if heads.is_timed or tails.is_timed:
         found = front(found)
     ways = [_split(cut, bits, model, heads, tails, {}) for cut in found]
-    best = planned(ways, link, device.device, server.device, model=model.name, max_latency_ms=max_latency_ms)
+    more = handling(device.device)
+    best = planned(ways, link, device.device, server.device, model=model.name, max_latency_ms=max_latency_ms, handling=more)
     if best.winner is None:
         raise ModelError(f"{best.why}, over {link}", "give a faster link, another device, or a higher limit")
     option = best.find(best.winner)
     cut = next(cut for cut in found if cut.tensors == option.way.tensors)
-    parts = " + ".join(f"{row.segment} {row.value:.3g}" for row in option.figures[1:4] if row.value is not None)
+    parts = " + ".join(f"{row.segment} {row.value:.3g}" for row in option.figures[1:5] if row.value is not None)
     why = f"the fastest of {len(found)} cuts over {link}: {in_ms(option.total.value or 0.0)} expected ({parts}; estimated)"
     beaten = []
     for way in (Way(LOCAL, "local", 0, 0, heads.whole(), None), *_offloads(model, heads, tails, None, None)):
-        other = planned([*ways, way], link, device.device, server.device, model=model.name)
+        other = planned([*ways, way], link, device.device, server.device, model=model.name, handling=more)
         if other.winner == way.name:
             beaten.append(f"{way.name} {in_ms(other.find(way.name).total.value or 0.0)}")
     return cut, f"{why}; without a split it would be less: {', '.join(beaten)}" if beaten else why

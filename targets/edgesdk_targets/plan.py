@@ -1,9 +1,9 @@
 """Plan: local, split or offload over a link, which is the fastest, and at which rates of the link that changes.
 
 local    t = T(whole, device)
-split    t = T(head, device) + link + T(tail, server)
-offload  t = link + T(whole, server)
-energy of the device = P(load) x T(head) + P(sending) x T(bytes on the link) + P(idle) x (RTT + T(tail))
+split    t = T(head, device) + handling + link + T(tail, server)
+offload  t = handling + link + T(whole, server)
+energy of the device = P(load) x (T(head) + handling) + P(sending) x T(bytes on the link) + P(idle) x (RTT + T(tail))
 """
 
 from __future__ import annotations
@@ -50,13 +50,17 @@ class Way:
 
 @dataclass(frozen=True)
 class Option:
-    """A way with its figures over one link: link_ms and link_bytes (None for local), latency_ms and energy_mj of the device."""
+    """A way with its figures over one link: link_ms and link_bytes (None for local), latency_ms and energy_mj of the device.
+
+    `handling` is what the device computes for a request beside its network, None for local or where it was not given.
+    """
 
     way: Way
     link: Figure | None
     link_bytes: Figure | None
     total: Figure
     energy: Figure
+    handling: Figure | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +69,7 @@ class Option:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """All of them, the total first."""
-        found = (self.total, self.way.head, self.link, self.way.tail, self.link_bytes, self.energy)
+        found = (self.total, self.way.head, self.handling, self.link, self.way.tail, self.link_bytes, self.energy)
         return tuple(figure for figure in found if figure is not None)
 
 
@@ -119,9 +123,12 @@ def plan(
     model: str = "",
     max_latency_ms: float = math.inf,
     max_drop: float = math.inf,
+    handling: Figure | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
     """The plan for these ways over a link. `max_drop` (points of accuracy) excludes ways that are known to lose more.
+
+    `handling` is latency_ms of what the device computes for a request beside its network, of every way that sends something.
 
     Raises ModelError where the time of no way is known, or a limit is no number above 0.
     """
@@ -129,7 +136,7 @@ def plan(
         raise ModelError(f"the limit of the latency is {max_latency_ms:g} ms; allowed: above 0")
     if not max_drop >= 0:
         raise ModelError(f"the limit of the accuracy drop is {max_drop:g} points; allowed: 0 or more")
-    options = tuple(_option(way, link, device) for way in ways)
+    options = tuple(_option(way, link, device, handling) for way in ways)
     known = [option for option in options if option.total.value is not None]
     told = list(notes)
     unknown = dict.fromkeys(option.total.method for option in options if option.total.value is None)
@@ -188,10 +195,10 @@ def _ms(option: Option) -> float:
     return option.total.value
 
 
-def _option(way: Way, link: Link, device: DeviceProfile) -> Option:
+def _option(way: Way, link: Link, device: DeviceProfile, handling: Figure | None) -> Option:
     if way.kind == "local":
         assert way.head is not None
-        return Option(way, None, None, replace(way.head, segment="whole"), _energy(way, None, link, device))
+        return Option(way, None, None, replace(way.head, segment="whole"), _energy(way, None, link, device, None))
     crossing = exchange(link, way.up_bytes, way.down_bytes)
     headers = link.request_overhead_bytes + link.response_overhead_bytes
     payload = way.up_bytes + way.down_bytes
@@ -200,12 +207,12 @@ def _option(way: Way, link: Link, device: DeviceProfile) -> Option:
         f"{way.up_bytes:,} up and {way.down_bytes:,} down as counted, {headers} for the protocol assumed", segment="link",
         interval=Interval(payload, payload + 2 * headers, 0.9),
     )  # fmt: skip
-    parts = [part for part in (way.head, crossing, way.tail) if part is not None]
+    parts = [part for part in (way.head, handling, crossing, way.tail) if part is not None]
     missing = next((part for part in parts if part.value is None), None)
-    energy = _energy(way, crossing, link, device)
+    energy = _energy(way, crossing, link, device, handling)
     if missing is not None:
         total = unavailable("latency_ms", missing.where, f"{missing.where}: {missing.method}")
-        return Option(way, crossing, size, total, energy)
+        return Option(way, crossing, size, total, energy, handling)
     ends = [bounds(part) for part in parts]
     total = Figure(
         "latency_ms", sum(part.value or 0.0 for part in parts), "estimated", ", ".join(part.where for part in parts),
@@ -213,24 +220,26 @@ def _option(way: Way, link: Link, device: DeviceProfile) -> Option:
         interval=Interval(sum(end.low for end in ends), sum(end.high for end in ends), min(end.level for end in ends)),
         extrapolated=any(part.extrapolated for part in parts),
     )  # fmt: skip
-    return Option(way, crossing, size, total, energy)
+    return Option(way, crossing, size, total, energy, handling)
 
 
 def _line(option: Option, link: Link) -> Line:
     """An option whose time is known, as a function of the link's rate."""
     way = option.way
-    head, tail = (_NOWHERE if part is None else bounds(part) for part in (way.head, way.tail))
-    fixed_ms = sum(part.value or 0.0 for part in (way.head, way.tail) if part is not None)
+    computed = (way.head, option.handling, way.tail)
+    head, more, tail = (_NOWHERE if part is None else bounds(part) for part in computed)
+    fixed_ms = sum(part.value or 0.0 for part in computed if part is not None)
     if way.kind == "local":
         return Line(way.name, fixed_ms, head_ms=(head.low, head.high))
     found = cost(link, way.up_bytes, way.down_bytes)
     return Line(
-        way.name, fixed_ms + found.fixed_ms, found.up_bits, found.down_bits, (head.low, head.high), (tail.low, tail.high),
+        way.name, fixed_ms + found.fixed_ms, found.up_bits, found.down_bits, (head.low + more.low, head.high + more.high),
+        (tail.low, tail.high),
         (found.clean_ms, max(found.unlucky_ms, found.fixed_ms)),
     )  # fmt: skip
 
 
-def _energy(way: Way, crossing: Figure | None, link: Link, device: DeviceProfile) -> Figure:
+def _energy(way: Way, crossing: Figure | None, link: Link, device: DeviceProfile, handling: Figure | None) -> Figure:
     """energy_mj of the device for one request, from the powers of the whole board in its profile (W x ms = mJ).
 
     Where the profile has no power of sending, it lies between idle and load.
@@ -244,6 +253,7 @@ def _energy(way: Way, crossing: Figure | None, link: Link, device: DeviceProfile
     if missing_part is not None:
         return unavailable("energy_mj", device.name, f"{missing_part.where}: {missing_part.method}", "device")
     head, wait, tail = (_NOWHERE if part is None else bounds(part) for part in (way.head, crossing, way.tail))
+    more = _NOWHERE if handling is None else bounds(handling)
     computing, waiting = ((part.value or 0.0) if part is not None else 0.0 for part in (way.head, way.tail))
     told = f"load {load:g} W, idle {idle:g} W of the board"
     if crossing is None:
@@ -253,9 +263,11 @@ def _energy(way: Way, crossing: Figure | None, link: Link, device: DeviceProfile
         still_ms = (crossing.value or 0.0) - sent_ms
         least, most = (idle, load) if sending is None else (sending, sending)
         told += f"; sending {sending:g} W" if sending is not None else "; sending between them, its power is in no profile"
+        computing += (handling.value or 0.0) if handling is not None else 0.0
+        busy = (head.low + more.low, head.high + more.high)
         value = load * computing + (least + most) / 2 * sent_ms + idle * (still_ms + waiting)
-        low = load * head.low + least * min(sent_ms, wait.low) + idle * (max(0.0, wait.low - sent_ms) + tail.low)
-        high = load * head.high + most * min(sent_ms, wait.high) + idle * (max(0.0, wait.high - sent_ms) + tail.high)
+        low = load * busy[0] + least * min(sent_ms, wait.low) + idle * (max(0.0, wait.low - sent_ms) + tail.low)
+        high = load * busy[1] + most * min(sent_ms, wait.high) + idle * (max(0.0, wait.high - sent_ms) + tail.high)
     source = device.facts["power_load_w"].source
     return Figure(
         "energy_mj", value, "estimated", device.name, f"{told}; {source}", segment="device",

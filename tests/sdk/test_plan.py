@@ -18,12 +18,13 @@ import edgesdk
 from edgesdk import plan_chart, plan_table, planning
 from edgesdk.image_bytes import encoded
 from edgesdk.part_times import SHARE_HIGH, SHARE_LOW, PartTimes
+from edgesdk.planning import HANDLING_MS, handling
 from edgesdk_converters import split as splits
 from edgesdk_converters.cost import layers
 from edgesdk_converters.errors import BundleError, DeviceError, LinkError, ModelError
 from edgesdk_converters.model import Model
 from edgesdk_converters.split import cuts, front
-from edgesdk_targets import measure
+from edgesdk_targets import device, measure
 from edgesdk_targets.bundle import Bundle
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.link import Link, parse
@@ -74,9 +75,9 @@ def test_a_real_network_has_all_its_cuts_as_options_and_the_sums_are_right(name:
     for option, cut in zip(found.options[1:-1], listed, strict=True):
         assert option.way.up_bytes == cut.bytes_at(8)
         assert option.way.accuracy_drop is None
-        parts = value(option.way.head) + value(option.link) + value(option.way.tail)
+        parts = value(option.way.head) + value(option.handling) + value(option.link) + value(option.way.tail)
         assert value(option.total) == pytest.approx(parts)
-        ends = [bounds(part) for part in (option.way.head, option.link, option.way.tail) if part is not None]
+        ends = [bounds(part) for part in (option.way.head, option.handling, option.link, option.way.tail) if part is not None]
         assert bounds(option.total).low == pytest.approx(sum(end.low for end in ends))
         assert bounds(option.total).high == pytest.approx(sum(end.high for end in ends))
     assert found.winner == min(found.options, key=lambda option: value(option.total)).name
@@ -413,3 +414,26 @@ def test_a_model_that_is_none_is_one_line(model: str, kind: str, tmp_path: Path)
 def test_a_link_can_be_given_as_one() -> None:
     found = edgesdk.plan(NET, device=PI, server=ORIN, link=Link(1e6, 2e6, 5.0))
     assert found.link.down_bits_per_s == 2e6
+
+
+def test_what_crosses_costs_the_device_its_own_work_too() -> None:
+    free = edgesdk.plan(NET, device=PI, server=ORIN, link="lte", handling_ms=0)
+    told = edgesdk.plan(NET, device=PI, server=ORIN, link="lte", handling_ms=25)
+    for before, after in zip(free.options, told.options, strict=True):
+        more = 0 if before.way.kind == "local" else 25
+        assert after.total.value == pytest.approx((before.total.value or 0) + more)
+        lines = [next(line for line in one.lines if line.name == before.name) for one in (free, told)]
+        assert lines[1].fixed_ms == pytest.approx(lines[0].fixed_ms + more)
+        if before.energy.value is not None and after.energy.value is not None:
+            assert after.energy.value == pytest.approx(before.energy.value + more * 6.12)
+    assert any("costs the device 25 ms" in note for note in told.notes)
+
+
+def test_the_devices_own_work_goes_by_its_clock_and_has_an_interval() -> None:
+    slow, fast = (handling(device.profile(name)) for name in ("raspberry-pi-zero-2-w", "raspberry-pi-5"))
+    assert (slow.value or 0) > 2 * (fast.value or 0) > 2 * HANDLING_MS
+    for figure in (slow, fast, handling(device.this_machine())):
+        assert figure.provenance == "estimated"
+        assert figure.interval is not None and figure.interval.low < (figure.value or 0) < figure.interval.high
+    with pytest.raises(ModelError, match="allowed: 0 or more"):
+        edgesdk.plan(NET, device=PI, server=ORIN, link="lte", handling_ms=-1)

@@ -223,3 +223,16 @@ def test_a_network_without_a_single_cut_says_how_to_cut_it(forked: Any) -> None:
     assert "--split A,B" in caught.value.hint
     with pytest.raises(ModelError, match="is no cut of forked"):
         prepare(forked, device=PI, split="a,m")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"split": "cut_here", "link": "wifi"}, "--link with a cut that is given already"),
+        ({"bottleneck": 2, "link": "wifi"}, "--link with a bottleneck"),
+        ({"split": "auto", "server": "jetson-agx-orin", "tail_target": "raspberry-pi"}, "is no raspberry-pi"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        prepare(NETS / "fashion_mobilenet.onnx", device=PI, **given)
