@@ -4,6 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 EXTRAS := cpu,convert,torch,server
+DEV := ray,fpga,dev
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test test-slow bench bench-peers lint models packages clean
@@ -37,11 +38,13 @@ models: $(VENV)/.dev
 	$(PY) examples/real_models.py efficientnet-lite0 magika silero-vad basic-pitch squeezenet shufflenet inception_v1 \
 	  inception_v2 densenet121 resnet50 resnet8 ds-cnn mobilenet-vww autoencoder --out build/models
 
-# Debian packages: the Fashion-MNIST images, the emulator, and certificates for tests. A missing one is a failure.
-DEBIAN := dataset-fashion-mnist qemu-user gcc libc6-dev openssl
+# Debian packages: the Fashion-MNIST images, the emulator, compilers, certificates for tests, and what simulates and synthesises
+# logic. A missing one is a failure.
+DEBIAN := dataset-fashion-mnist qemu-user gcc g++ make libc6-dev openssl yosys verilator iverilog
+COMMANDS := qemu-aarch64 cc g++ openssl yosys verilator iverilog
 packages:
-	@if [ ! -d /usr/share/datasets/fashion-mnist ] || ! command -v qemu-aarch64 >/dev/null || ! command -v cc >/dev/null \
-	  || ! command -v openssl >/dev/null; then \
+	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
+	if [ ! -d /usr/share/datasets/fashion-mnist ] || [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(DEBIAN) >/dev/null; \
 	  else echo "install the Debian packages: sudo apt-get install $(DEBIAN)"; exit 1; fi; fi
@@ -59,7 +62,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) -e '.[$(EXTRAS),ray,dev]'
+	$(PIP) -e '.[$(EXTRAS),$(DEV)]'
 	touch $@
 
 clean:
