@@ -35,6 +35,22 @@ SANE: dict[str, Callable[[object], bool]] = {
     "fp16_arithmetic": lambda v: type(v) is bool,
     "int8_dot_product": lambda v: type(v) is bool,
     "jetpack": lambda v: type(v) is list and all(type(x) is str for x in v),
+    "packages": lambda v: type(v) is list and all(type(x) is str for x in v),
+    **{
+        name: lambda v: type(v) is int and v >= 0
+        for name in (
+            "lut",
+            "ff",
+            "dsp",
+            "bram",
+            "uram",
+            "io",
+            "shell_leaves_lut",
+            "shell_leaves_ff",
+            "shell_leaves_dsp",
+            "shell_leaves_bram",
+        )
+    },
     "power_modes_w": lambda v: v == sorted(v) and all(1 <= x <= 100 for x in v),
 }
 ENDINGS: dict[str, Callable[[float], bool]] = {
@@ -45,8 +61,9 @@ ENDINGS: dict[str, Callable[[float], bool]] = {
 }
 
 
-def test_there_are_boards_of_both_families() -> None:
+def test_there_are_boards_of_each_family() -> None:
     assert {"raspberry-pi-zero-2-w", "raspberry-pi-4", "raspberry-pi-5", "jetson-orin-nano", "jetson-agx-orin"} <= set(NAMES)
+    assert {"pynq-z2", "zcu102", "alveo-u250", "ecp5-85k"} <= set(NAMES)
     assert device.names() == (*NAMES, "this-machine")
     assert len(set(device.names())) == len(device.names())
 
@@ -63,7 +80,8 @@ def test_a_profile_is_named_like_its_file_and_implies_a_known_target(name: str) 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_fact_has_a_source_and_a_sane_value(name: str) -> None:
     facts = profile(name).facts
-    assert {"cores", "clock_ghz", "memory_bytes", "memory_bandwidth_gb_per_s", "fp32_flop_per_cycle_per_core"} <= facts.keys()
+    needed = {"cores", "clock_ghz", "memory_bytes", "memory_bandwidth_gb_per_s", "fp32_flop_per_cycle_per_core"}
+    assert ({"family", "part", "lut", "ff", "dsp", "bram"} if profile(name).target == "fpga" else needed) <= facts.keys()
     for key, fact in facts.items():
         assert len(fact.source.strip()) > 10, key
         check = SANE.get(key) or next((c for ending, c in ENDINGS.items() if key.endswith(ending)), None)

@@ -1,0 +1,92 @@
+"""What a part has of LUTs, flip-flops, multipliers, memories and pins, and whether a design's needs fit into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgesdk_converters.errors import DeviceError, DoesNotFit
+
+from ..device import DeviceProfile
+from ..figure import Interval
+
+FILL = 0.7
+"""Beyond this share of a part routing is slow and clocks fall; FINN bounds LUTs alike (Xilinx/finn util/platforms.py)."""
+XILINX = {"lut": "LUT6", "ff": "flip-flops", "bram": "BRAM18", "uram": "URAM288", "io": "pins"}
+UNITS: Mapping[str, Mapping[str, str]] = {
+    "xc7": {**XILINX, "dsp": "DSP48E1"},
+    "xcup": {**XILINX, "dsp": "DSP48E2"},
+    "ecp5": {"lut": "LUT4", "ff": "flip-flops", "dsp": "MULT18X18D", "bram": "EBR (18 kbit)", "uram": "URAM288", "io": "pins"},
+}
+"""What is counted, by family and resource. A block RAM of 36 kbit counts as two BRAM18; EBR are Lattice's DP16KD."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many of a resource a part has."""
+
+    have: int
+    unit: str
+
+
+def family(device: DeviceProfile) -> str:
+    """The family, as yosys calls it: xc7, xcup or ecp5. Raises DeviceError for a device of none of them."""
+    found = device.need("family", str)
+    if found not in UNITS:
+        raise DeviceError(f"device {device.name} is of the family {found!r}; known are: {', '.join(UNITS)}")
+    return found
+
+
+def capacities(device: DeviceProfile) -> Mapping[str, Capacity]:
+    """By resource; those of which the profile says nothing are left out, but LUTs, flip-flops, DSPs and memories must be there.
+
+    Of a card with a shell (Alveo) it is the whole die, of which the shell takes a part. Raises DeviceError for a profile that
+    lacks any.
+    """
+    units = UNITS[family(device)]
+    found = {name: Capacity(device.need(name, int), units[name]) for name in ("lut", "ff", "dsp", "bram")}
+    for name in ("uram", "io"):
+        have = device.get(name, int)
+        if have is not None:
+            found[name] = Capacity(have, units[name])
+    return found
+
+
+def check(device: DeviceProfile, needs: Mapping[str, Interval | float]) -> tuple[str, ...]:
+    """Warnings about what fills a part beyond FILL, or fits only if the low end of an interval comes true.
+
+    `needs` are counts by resource (`lut`, `ff`, `dsp`, `bram`, `uram`, `io`), in the units of `capacities`. Raises DoesNotFit for
+    the resource that is short by most where even the low end is more than the part has; its hint names the others.
+    """
+    known, short, notes = capacities(device), [], []
+    for name, need in needs.items():
+        low, high = (need.low, need.high) if isinstance(need, Interval) else (need, need)
+        if name not in UNITS["xc7"] or not 0 <= low <= high < math.inf:
+            raise ValueError(f"{name} = {need} is no count of {', '.join(UNITS['xc7'])}")
+        capacity = known.get(name)
+        if capacity is None:
+            if low > 0:
+                notes.append(
+                    f"{device.name}: its profile does not say how many {UNITS[family(device)][name]} it has, not checked"
+                )
+            continue
+        have, unit = capacity.have, f"{device.name}: of {capacity.have:,} {capacity.unit}"
+        if low > have:
+            short.append((low / have if have else math.inf, name, low, capacity))
+        elif high > have:
+            notes.append(f"{unit} it needs {low:,.0f} to {high:,.0f}: may not fit")
+        elif high > FILL * have:
+            told = f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+            notes.append(f"{unit} it needs {told}: {high / have:.0%}, above {FILL:.0%} routing is slow and clocks fall")
+        left = device.get(f"shell_leaves_{name}", int)
+        if left is not None and left < high <= have:
+            notes.append(f"{device.name}: beside the card's shell {left:,} {capacity.unit} are free, it needs {high:,.0f}")
+    if short:
+        _, name, low, capacity = max(short, key=lambda entry: entry[0])
+        also = "; ".join(f"{n}: need {need:,g}, have {c.have:,} {c.unit}" for _, n, need, c in short if n != name)
+        raise DoesNotFit(
+            f"{name} on {device.name}", low, capacity.have, capacity.unit,
+            "fewer bits, pruning, more reuse (folding) or a larger part" + (f"; also short of {also}" if also else ""),
+        )  # fmt: skip
+    return tuple(notes)
