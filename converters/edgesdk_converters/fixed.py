@@ -8,7 +8,7 @@ roundings off it. Sums are exact: biases lie on the grid of their products.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 EXACT_BITS = 24
 """Of the significand of float32: sums of integers up to this width come out exact when they are computed in it."""
 LONG_OPSET = 21
+SLOPE_BITS = 8
+"""Significant bits of the slope of a LeakyRelu."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +139,16 @@ def fixed_point(
     bits: int,
     rounding: Rounding,
     per_channel: bool = False,
+    widths: Mapping[str, int] | None = None,
 ) -> tuple[onnx.ModelProto, str]:
     """The graph with the outputs, weights and inputs of the named nodes in fixed point, and a note of what was done.
 
     Activations: one format a tensor, unsigned where nothing is negative, covering its (low, high) of `ranges`; values beyond
     saturate. An activation function is rounded with what it follows. Weights and constants: one signed format a tensor, or
     with `per_channel` one an output channel, rounded to the nearest code, ties to even. Biases: on the grid of the products.
-    `rounding` is that of activations. Raises PassError for Gemm with alpha or beta other than 1, and where 9 to 16 bits need
-    an opset (21) that cannot be reached.
+    `rounding` is that of activations. `widths` are bits of single nodes, where they are not `bits`: see `tensor_bits`. The
+    slope of a LeakyRelu becomes a fraction of 8 significant bits over a power of two. Raises PassError for Gemm with alpha or
+    beta other than 1, and where 9 to 16 bits need an opset (21) that cannot be reached.
     """
     foreign = next((node for node in model.proto.graph.node if node.op_type in _OTHER_INTEGERS), None)
     if foreign is not None:
@@ -152,10 +156,35 @@ def fixed_point(
             "quantize", f"{foreign.op_type} computes on integers already, in a form that is not fixed point",
             "begin with the float model", node=foreign.name,
         )  # fmt: skip
-    if bits > 8 and model.opset < LONG_OPSET:
-        model = _raised(model, bits)
-    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel)
+    most = max([bits, *(widths or {}).values()])
+    if most > 8 and model.opset < LONG_OPSET:
+        model = _raised(model, most)
+    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel, widths or {})
     return builder.build()
+
+
+def tensor_bits(model: Model, nodes: Collection[str], bits: int, widths: Mapping[str, int]) -> dict[str, int]:
+    """Of every tensor, how wide it is where it is rounded.
+
+    What a node of `widths` computes has its width, and so has an activation function behind it that has none of its own. What
+    no chosen node computes, such as an input, has that of the widest of those that read it.
+    """
+    found: dict[str, int] = {}
+    asked: dict[str, int] = {}
+    chosen = set(nodes)
+    for node in model.proto.graph.node:
+        follows = node.op_type in (*_ACTIVATIONS, *MOVES) and node.input and node.input[0] in found
+        own = widths.get(node.name, found[node.input[0]] if follows else bits)
+        if follows or (node.name in chosen and node.op_type not in MOVES):
+            found.update(dict.fromkeys(node.output, own))
+    for node in reversed(model.proto.graph.node):
+        if node.name in chosen and node.op_type not in MOVES:
+            wanted = widths.get(node.name, bits)
+        else:
+            wanted = max((asked.get(name, 0) for name in node.output), default=0)
+        for name in node.input:
+            asked[name] = max(asked.get(name, 0), wanted)
+    return {name: wide for name, wide in asked.items() if wide} | found
 
 
 class _Builder:
@@ -169,8 +198,12 @@ class _Builder:
         bits: int,
         rounding: Rounding,
         per_channel: bool,
+        widths: Mapping[str, int],
     ) -> None:
         self.per_channel = per_channel
+        self.widths = widths
+        self.tensor_bits = tensor_bits(model, chosen, bits, widths)
+        self.slopes: list[str] = []
         self.proto = model.copy_proto()
         self.graph = self.proto.graph
         self.ranges, self.chosen, self.bits, self.rounding = ranges, chosen, bits, rounding
@@ -190,7 +223,7 @@ class _Builder:
 
     def build(self) -> tuple[onnx.ModelProto, str]:
         rounded = self._rounded()
-        self.formats = {name: covering(*self.ranges[name], self.bits) for name in rounded}
+        self.formats = {name: covering(*self.ranges[name], self.tensor_bits.get(name, self.bits)) for name in rounded}
         renamed: dict[str, str] = {}
         for name in (info.name for info in self.graph.input):
             if name in rounded:
@@ -292,6 +325,9 @@ class _Builder:
                 f"Gemm {node.name} scales by alpha or beta, which fixed point cannot",
                 "fold the factor into its weights",
             )
+        if node.op_type == "LeakyRelu":
+            self._slope(node)
+        bits = self.widths.get(node.name, self.bits)
         heavy = node.op_type in WEIGHTED
         places = range(2) if heavy else range(len(node.input)) if node.op_type in _WITH_CONSTANTS else ()
         formats: list[Format | None] = []
@@ -301,8 +337,8 @@ class _Builder:
             if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
                 values = numpy_helper.to_array(self.stored[name])
                 axis = _channel_axis(node, values.ndim) if heavy and index == 1 and self.per_channel else None
-                weight = _weight(values, self.bits, axis)
-                container = Format(self.bits, 0, True).container
+                weight = _weight(values, bits, axis)
+                container = Format(bits, 0, True).container
                 # ONNX Runtime fails on integers that two nodes share where it changes their sign at loading
                 own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
                 node.input[index] = self._stored(own, weight.codes.astype(container), weight.exponents, axis)
@@ -311,6 +347,17 @@ class _Builder:
         known = [form for form in formats if form is not None]
         if heavy and len(known) == len(formats):
             self._sum(node, known, weight)
+
+    def _slope(self, node: onnx.NodeProto) -> None:
+        """Makes the slope of a LeakyRelu a fraction that logic multiplies by: a few bits over a power of two."""
+        held = next((a for a in node.attribute if a.name == "alpha"), None)
+        if held is None:
+            held = node.attribute.add(name="alpha", type=onnx.AttributeProto.FLOAT, f=0.01)
+        denominator = 2.0 ** (SLOPE_BITS - math.frexp(held.f)[1])
+        if held.f * denominator != round(held.f * denominator):
+            slope = round(held.f * denominator) / denominator
+            self.slopes.append(f"{node.name} {held.f:.6g} to {slope:.6g}")
+            held.f = slope
 
     def _sum(self, node: onnx.NodeProto, activations: list[Format], weight: _Weight | None) -> None:
         """Puts the bias on the grid of the products, and notes how wide the sums of the layer can get."""
@@ -379,13 +426,20 @@ class _Builder:
         self.graph.initializer.extend(kept)
 
     def _note(self) -> str:
-        told = f"{self.bits} bits, {self.rounding.replace('_', ' ')}; sums of up to {self.widest} bits"
+        apart = f" ({_few([f'{name} {wide}' for name, wide in self.widths.items()])})" if self.widths else ""
+        told = f"{self.bits} bits{apart}, {self.rounding.replace('_', ' ')}; sums of up to {self.widest} bits"
         if self.inexact:
-            shown = ", ".join(self.inexact[:3]) + (f" and {len(self.inexact) - 3} more" if len(self.inexact) > 3 else "")
             told += (
-                f", more than the {EXACT_BITS} that float32 sums exactly, in {shown}: the last bit may differ from integer logic"
+                f", more than the {EXACT_BITS} that float32 sums exactly, in {_few(self.inexact)}: "
+                "the last bit may differ from integer logic"
             )
+        if self.slopes:
+            told += f"; slopes rounded to {SLOPE_BITS} bits: {_few(self.slopes)}"
         return told
+
+
+def _few(told: Sequence[str]) -> str:
+    return ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
 
 
 @dataclass(frozen=True)

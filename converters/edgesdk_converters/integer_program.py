@@ -19,6 +19,8 @@ Integers: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 Rounding = Literal["half_even", "half_up", "truncate"]
 EXACT_IN_DOUBLE = 2**53
+AT_ONCE = 2**22
+"""Elements that a run lays out side by side for one operation."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +221,8 @@ Operation: TypeAlias = Dense | Conv | Pool | Sum | Scale | Product | Clip | Leak
 class IntegerProgram:
     """Operations in execution order over named tensors. Inputs and outputs are codes; `encode` and `decode` are the host's part.
 
-    `roundings` says how each input's values become codes. `floats` names what the host still does with an output (nothing, as a
-    rule). `exact` tells for each weighted node whether float32 sums it exactly, so that ONNX Runtime has to agree to the bit.
+    `roundings` says how each input's values become codes. `exact` tells for each node that sums, scales or multiplies whether
+    float32 does so exactly, so that ONNX Runtime has to agree to the bit, as long as all nodes before it are exact too.
     """
 
     name: str
@@ -242,17 +244,48 @@ class IntegerProgram:
 
     def run(self, codes: Mapping[str, Integers], keep: bool = False) -> dict[str, Integers]:
         """Output codes of input codes, both int64 with a batch axis in front; with `keep` those of every tensor."""
-        known: dict[str, Integers] = {name: np.asarray(codes[name], np.int64) for name in self.inputs}
-        for operation in self.operations:
+        held = {name: np.asarray(codes[name], np.int64) for name in self.inputs}
+        batch, few = len(held[self.inputs[0]]), self._few()
+        kept = tuple(self.tensors) if keep else self.outputs
+        parts = [self._run({name: array[start : start + few] for name, array in held.items()}, kept)
+                 for start in range(0, max(batch, 1), few)]  # fmt: skip
+        return {name: np.concatenate([part[name] for part in parts]) for name in kept}
+
+    def _run(self, known: dict[str, Integers], kept: tuple[str, ...]) -> dict[str, Integers]:
+        last = {name: index for index, operation in enumerate(self.operations) for name in read(operation)}
+        for index, operation in enumerate(self.operations):
             known[operation.result] = _RUN[type(operation)](operation, known, self.tensors)
-        return known if keep else {name: known[name] for name in self.outputs}
+            for name in read(operation):
+                if last[name] == index and name not in kept:
+                    known.pop(name, None)
+        return {name: known[name] for name in kept}
+
+    def _few(self) -> int:
+        """How many inputs at once keep what an operation lays out in memory within bounds."""
+        most = max((codes.size for codes in self.tensors.values()), default=1)
+        for operation in self.operations:
+            if isinstance(operation, Conv):
+                most = max(
+                    most,
+                    self.tensors[operation.result].size // len(operation.weight) * operation.weight[0].size * operation.groups,
+                )
+        return max(1, AT_ONCE // most)
 
     def _encoded(self, name: str, values: NDArray[Any]) -> Integers:
         tensor = self.tensors[name]
-        scaled = np.asarray(values, np.float64) / tensor.step
+        scaled = np.asarray(values, np.float32) * np.float32(1 / tensor.step)  # a power of two: exact
         rounding = self.roundings[name]
-        whole = np.rint(scaled) if rounding == "half_even" else np.floor(scaled + (0.5 if rounding == "half_up" else 0.0))
+        # The half is added in float32, as the graph does it: just below a half that gives the next whole number.
+        half = np.float32(0.5 if rounding == "half_up" else 0.0)
+        whole = np.rint(scaled) if rounding == "half_even" else np.floor(scaled + half)
         return np.asarray(np.clip(whole, tensor.low, tensor.high), np.int64)
+
+
+def read(operation: Operation) -> tuple[str, ...]:
+    """Names of the tensors that an operation reads."""
+    if isinstance(operation, (Sum, Move)):
+        return operation.sources
+    return (operation.left, operation.right) if isinstance(operation, Product) else (operation.source,)
 
 
 def rounded(codes: Integers, shift: int, divisor: int, rounding: Rounding) -> Integers:
@@ -268,7 +301,7 @@ def rounded(codes: Integers, shift: int, divisor: int, rounding: Rounding) -> In
         return (2 * codes + whole) // (2 * whole)
     down, rest = codes // whole, codes % whole
     up = (2 * rest > whole) | ((2 * rest == whole) & (down % 2 == 1))
-    return down + up
+    return np.asarray(down + up, np.int64)
 
 
 def windows(source: Integers, kernel: Shape, strides: Shape, pads: Shape, outside: int) -> Integers:

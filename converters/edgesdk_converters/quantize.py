@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from . import graph, qdq
+from .batch_norm import merged
 from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .observe import Method, observe
@@ -48,6 +49,8 @@ class Quantize:
     alone), `fixed` (fixed point for logic: 2 to 16 `bits`, scales that are powers of two, activations rounded by `rounding`;
     weights have one scale an output channel, which logic gets by wiring, or without `per_channel` one a layer).
 
+    `widths` gives single nodes other `bits` under flavour fixed, each written NODE=BITS: to their weights and to what they
+    compute, an activation function behind them included; what a model reads has the width of its widest reader.
     `calibration` chooses the ranges of activations: `auto` is `minmax`, and `mse` below 8 bits, where a range that holds every
     value leaves too few steps for most of them; `percentile` is that of its method. `reduce_range` takes 7 bits for
     weights, without which x86 CPUs that lack VNNI saturate. `bias_correction` moves biases so that each channel's mean stays
@@ -60,6 +63,7 @@ class Quantize:
     name: ClassVar[str] = "quantize"
     flavour: Flavour = "u8s8"
     bits: int = 8
+    widths: tuple[str, ...] = ()
     calibration: Calibration = "auto"
     percentile: float = 99.99
     rounding: Rounding = "half_even"
@@ -76,6 +80,12 @@ class Quantize:
         allowed = WIDTHS.get(self.flavour, (8,))
         if self.bits not in allowed:
             raise PassError(self.name, f"flavour {self.flavour} with bits = {self.bits}; allowed: {_listed(allowed)}")
+        if self.widths and self.flavour != "fixed":
+            raise PassError(self.name, f"flavour {self.flavour} with widths; only flavour fixed has nodes of several widths")
+        for entry in self.widths:
+            node, _, wide = entry.rpartition("=")
+            if not node or not wide.isdecimal() or int(wide) not in allowed:
+                raise PassError(self.name, f"widths has the entry {entry!r}; allowed: NODE=BITS, BITS {_listed(allowed)}")
         if not self.per_channel and self.flavour != "fixed":
             raise PassError(self.name, f"flavour {self.flavour} without per_channel; only flavour fixed can do without")
         if self.rounding != "half_even" and self.flavour != "fixed":
@@ -92,9 +102,17 @@ class Quantize:
     @property
     def ranges(self) -> Method:
         """How the ranges of activations are chosen."""
+        return self._ranges(self.bits)
+
+    def _ranges(self, bits: int) -> Method:
         if self.calibration == "auto":
-            return "mse" if self.bits < 8 else "minmax"
+            return "mse" if bits < 8 else "minmax"
         return self.calibration
+
+    @property
+    def node_bits(self) -> dict[str, int]:
+        """What `widths` says: bits by node."""
+        return {node: int(wide) for node, _, wide in (entry.rpartition("=") for entry in self.widths)}
 
     @property
     def needs_calibration(self) -> bool:
@@ -110,6 +128,8 @@ class Quantize:
                 "give real inputs with --train FILE.npz (or --data, of which a part is then used)",
             )
         model = named(model)
+        if self.flavour == "fixed":
+            model = merged(model, (*self.keep, *self.only, *self.node_bits))
         nodes = self.nodes(model)
         if not nodes:
             wanted = "weighted layers" if self.flavour != "dynamic" else "Gemm or MatMul nodes with constant weights"
@@ -120,7 +140,8 @@ class Quantize:
         proto, note = self._quantised(model, nodes, given)
         left = len(weighted(model)) - len([node for node in nodes if node in weighted(model)])
         told = f"{self.flavour}: {len(weighted(model)) - left} weighted layers quantised, {left} left in float"
-        options = {"flavour": self.flavour} | ({"bits": self.bits} if self.bits != 8 else {})
+        options: dict[str, Any] = {"flavour": self.flavour} | ({"bits": self.bits} if self.bits != 8 else {})
+        options |= {"widths": list(self.widths)} if self.widths else {}
         try:
             made = model.changed(proto, Step(self.name, options, f"{told}{note}"))
         except ModelError as error:
@@ -164,8 +185,8 @@ class Quantize:
 
     def _check_names(self, model: Model) -> None:
         known = {node.name for node in model.proto.graph.node}
-        for option in ("keep", "only"):
-            for name in getattr(self, option):
+        for option, names in (("keep", self.keep), ("only", self.only), ("widths", tuple(self.node_bits))):
+            for name in names:
                 if name not in known:
                     raise PassError(
                         self.name, f"{option} names the node {name!r}, which is not there", "edgesdk inspect MODEL lists nodes"
@@ -185,10 +206,25 @@ class Quantize:
 
             return self._corrected(model, given, stored)
         form = qdq.FORMS.get(self.flavour)
-        ranges = observe(
-            model, given.train, method=self.ranges, percentile=self.percentile, bits=self.bits,
-            symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
-        )  # fmt: skip
+        widths = self.node_bits
+        for name in widths:
+            if name not in nodes:
+                raise PassError(self.name, f"widths names the node {name!r}, which is not quantised",
+                                "name layers, activation functions, sums: nodes that compute")  # fmt: skip
+
+        def observed(bits: int) -> Mapping[str, tuple[float, float]]:
+            return observe(
+                model, given.train, method=self._ranges(bits), percentile=self.percentile, bits=bits,
+                symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
+            )  # fmt: skip
+
+        ranges = dict(observed(self.bits))
+        if widths:
+            from .fixed import tensor_bits
+
+            wide = tensor_bits(model, nodes, self.bits, widths)
+            for bits in sorted(set(widths.values()) - {self.bits}):
+                ranges |= {name: ends for name, ends in observed(bits).items() if wide.get(name) == bits}
         note = f"; {self.ranges} ranges from {len(given.train)} of {given.train.origin}"
 
         floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(graph.ROTATION)}
@@ -198,7 +234,7 @@ class Quantize:
                 from .fixed import fixed_point
 
                 proto, told = fixed_point(
-                    source, ranges, nodes, bits=self.bits, rounding=self.rounding, per_channel=self.per_channel
+                    source, ranges, nodes, bits=self.bits, rounding=self.rounding, per_channel=self.per_channel, widths=widths
                 )
                 return proto, f"; {told}"
             static = self._run(

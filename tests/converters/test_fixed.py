@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.errors import PassError
-from edgesdk_converters.fixed import Format, best, codes, covering, fixed_point
+from edgesdk_converters.fixed import Format, best, codes, covering, fixed_point, tensor_bits
 from edgesdk_converters.fold import Fold
 from edgesdk_converters.graph import value_types
 from edgesdk_converters.model import Model
@@ -253,6 +253,25 @@ def test_formats_cover_their_ranges_with_the_smallest_step() -> None:
     assert covering(0.0, 255.0, 8) == Format(8, 0, signed=False)
     assert covering(-128.0, 127.0, 8) == Format(8, 0, signed=True)
     assert covering(-128.0, 127.1, 8) == Format(8, 1, signed=True)
+
+
+def test_tensors_have_the_width_of_what_computes_them_or_of_their_widest_reader(build: Any) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["xt"], name="turn"),
+        helper.make_node("MatMul", ["xt", "w"], ["a"], name="narrow"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("LeakyRelu", ["a"], ["c"], name="leaky"),
+        helper.make_node("MatMul", ["x", "w"], ["d"], name="wide"),
+        helper.make_node("Add", ["b", "d"], ["y"], name="sum"),
+    ]
+    proto = build(nodes, [("x", [3, 3])], [("y", [3, 3]), ("c", [3, 3])], {"w": np.eye(3, dtype=np.float32)})
+    model = Model.from_proto(proto, "m")
+    found = tensor_bits(model, [node.name for node in nodes], 8, {"narrow": 3, "wide": 9, "leaky": 5})
+    assert {name: found[name] for name in ("x", "xt", "a", "b", "c", "d", "y")} == {
+        "x": 9, "xt": 3, "a": 3, "b": 3, "c": 5, "d": 9, "y": 8,
+    }  # fmt: skip
+    alone = tensor_bits(model, ["narrow"], 8, {"narrow": 3})
+    assert alone["x"] == 3 and alone["a"] == 3
 
 
 def test_outliers_of_weights_are_clipped_where_that_loses_less() -> None:

@@ -214,6 +214,7 @@ def test_names_become_unique_and_stay_where_they_are(build: Any) -> None:
     [
         ({"keep": ("nowhere",)}, "nowhere"),
         ({"only": ("nowhere",)}, "nowhere"),
+        ({"flavour": "fixed", "widths": ("nowhere=4",)}, "widths names the node 'nowhere', which is not there"),
     ],
 )
 def test_unknown_layers_are_named(net: tuple[Model, Given], options: dict[str, Any], told: str) -> None:
@@ -227,6 +228,10 @@ def test_unknown_layers_are_named(net: tuple[Model, Given], options: dict[str, A
         ({"bits": 4}, "allowed: 8"),
         ({"flavour": "weights", "bits": 5}, "4 or 8"),
         ({"percentile": 10.0}, "percentile"),
+        ({"widths": ("a=8",)}, "flavour u8s8 with widths"),
+        ({"flavour": "fixed", "widths": ("a=17",)}, "widths has the entry 'a=17'; allowed: NODE=BITS, BITS 2 to 16"),
+        ({"flavour": "fixed", "widths": ("a",)}, "widths has the entry 'a'"),
+        ({"flavour": "fixed", "widths": ("=4",)}, "widths has the entry '=4'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], told: str) -> None:
