@@ -27,6 +27,7 @@ from edgesdk_converters.integer_program import (
     Softmax,
     Sum,
     Table,
+    read,
     windows,
 )  # fmt: skip
 
@@ -236,13 +237,6 @@ def _only_uses(program: IntegerProgram) -> dict[str, Operation]:
     """For each tensor that one operation alone reads, and nobody outside, that operation."""
     uses: dict[str, list[Operation | None]] = {name: [None] for name in program.outputs}
     for operation in program.operations:
-        for name in _sources(operation):
+        for name in read(operation):
             uses.setdefault(name, []).append(operation)
     return {name: readers[0] for name, readers in uses.items() if len(readers) == 1 and readers[0] is not None}
-
-
-def _sources(operation: Operation) -> tuple[str, ...]:
-    """The tensors that an operation reads."""
-    if isinstance(operation, (Sum, Move)):
-        return operation.sources
-    return (operation.left, operation.right) if isinstance(operation, Product) else (operation.source,)

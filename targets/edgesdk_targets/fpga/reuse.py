@@ -7,11 +7,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgesdk_converters.errors import DoesNotFit
 
 from ..figure import Figure
+
+if TYPE_CHECKING:
+    from .hls4ml_types import Layers
 
 Factors: TypeAlias = Mapping[str, int]
 """Reuse factors by layer."""
@@ -34,14 +37,14 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One choice. `figures` are the estimator's totals; `extrapolated` where any of them lies outside the estimator's data."""
+    """One choice. `figures` are the estimator's totals; `extrapolated` where one that counts lies outside the estimator's data.
+
+    Those count that are searched over or limited.
+    """
 
     reuse_factors: Factors
     figures: tuple[Figure, ...]
-
-    @property
-    def extrapolated(self) -> bool:
-        return any(figure.extrapolated for figure in self.figures)
+    extrapolated: bool
 
     def value(self, name: str) -> float:
         """Of a figure; infinite where the estimator could not tell."""
@@ -51,6 +54,11 @@ class Point:
     def costs(self, axes: Iterable[str]) -> tuple[float, ...]:
         """What is to be little, axis by axis."""
         return tuple(self.value(name) for name in axes)
+
+
+def foldable(network: Layers) -> tuple[Layer, ...]:
+    """The layers of a network for hls4ml that have a reuse factor, by their nodes."""
+    return tuple(Layer(layer.node, *layer.products) for layer in network.layers if layer.products is not None)
 
 
 def legal(n_in: int, n_out: int) -> tuple[int, ...]:
@@ -96,12 +104,16 @@ def search(
         raise ValueError("no layers to search over")
     choices = [legal(layer.n_in, layer.n_out) for layer in layers]
     names = [layer.name for layer in layers]
+    bounds = limits or {}
+    counting = {*axes, *bounds}
     seen: dict[tuple[int, ...], Point] = {}
 
     def point(factors: tuple[int, ...]) -> Point:
         if factors not in seen:
             given = dict(zip(names, factors, strict=True))
-            seen[factors] = Point(given, tuple(figure for figure in estimator(given) if figure.layer is None))
+            totals = tuple(figure for figure in estimator(given) if figure.layer is None)
+            far = any(figure.extrapolated for figure in totals if figure.name in counting)
+            seen[factors] = Point(given, totals, far)
         return seen[factors]
 
     if math.prod(map(len, choices)) <= exhaustive:
@@ -109,7 +121,6 @@ def search(
             point(factors)
     else:
         _local(choices, point, seen, tuple(axes), most_estimates)
-    bounds = limits or {}
     within = [one for one in seen.values() if all(one.value(name) <= bound for name, bound in bounds.items())]
     if not within:
         raise _excess(seen.values(), bounds)
