@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from . import plugins
@@ -9,6 +10,10 @@ from .errors import RecipeError
 
 if TYPE_CHECKING:
     from .passes import Pass
+
+# ONNX Runtime 1.29 and later records what it runs, with a number for the device, under ~/.cache/Microsoft, to send it away. It
+# reads this when it is first imported, which is after here; whoever wants it sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 PASSES = {
     "bottleneck": "edgesdk_converters.bottleneck:Bottleneck",

@@ -28,12 +28,14 @@ _HOMES = {
     "Session": "edgesdk.session",
     "build": "edgesdk.api",
     "cuts": "edgesdk.api",
-    "estimate": "edgesdk.api",
+    "estimate": "edgesdk.estimating",
     "export": "edgesdk.exporting",
+    "fit": "edgesdk.fitting",
     "inspect": "edgesdk.api",
     "load": "edgesdk.session",
     "measure": "edgesdk.api",
     "plan": "edgesdk.planning",
+    "reuse": "edgesdk.reuse_search",
     "serve": "edgesdk.server",
     "verify": "edgesdk.api",
 }
@@ -55,10 +57,12 @@ __all__ = [
     "cuts",
     "estimate",
     "export",
+    "fit",
     "inspect",
     "load",
     "measure",
     "plan",
+    "reuse",
     "serve",
     "verify",
 ]
@@ -72,9 +76,11 @@ if TYPE_CHECKING:
     from edgesdk_targets.figure import Figure
     from edgesdk_targets.report import Report
 
-    from .api import build, cuts, estimate, inspect, measure, verify
+    from .api import build, cuts, inspect, measure, verify
     from .exporting import export
+    from .fitting import fit
     from .planning import plan
+    from .reuse_search import reuse
     from .server import Doors, serve
     from .session import Session, load
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra, ModelError
-from edgesdk_targets import engine_cache, golden, runner
+from edgesdk_targets import board_facts, engine_cache, golden, runner
 from edgesdk_targets import measure as measuring
 from edgesdk_targets.bundle import Bundle, open_bundle
+from edgesdk_targets.conditions import Conditions, explore
 from edgesdk_targets.figure import Figure, counted, unavailable
 from edgesdk_targets.report import Report, Verdict
-from edgesdk_targets.target import make
 
 if TYPE_CHECKING:
     from edgesdk_converters.model import Model
@@ -101,58 +101,48 @@ def measure(
     threads: int = 0,
     data: str | os.PathLike[str] | None = None,
     allow_fallback: bool = False,
+    search: bool = False,
+    minutes: float = 0.0,
+    cold: bool = False,
+    token: str = "",
+    ca: str = "",
     progress: Callable[[str], None] = runner.silent,
 ) -> Report:
     """Time a bundle on this machine; with `data` also its accuracy, against the contract where the data are the same.
 
-    `on="emulator"`: golden vectors and instructions on an emulated core of the bundle's device, and no times. Raises
-    DeviceError where it cannot run there, ContractBroken where the accuracy promised is not reached.
+    With `search` also for each number of threads on all and on some cores, with `minutes` how it goes on end, with `cold` the
+    start with nothing in memory. `on="http://HOST:PORT"`: the same on the board where an agent listens, which wants its `token`
+    (`ca`: PEM certificates to trust for https://). `on="emulator"`: golden vectors and instructions on an emulated core of the
+    bundle's device, and no times. Raises DeviceError where it cannot run there, LinkError where the way there fails,
+    ContractBroken where the accuracy promised is not reached.
     """
+    conditions = Conditions(search, minutes, cold)
+    if on.startswith(("http://", "https://")):
+        from .far_measure import far_measure
+
+        return far_measure(
+            path, on, token=token, ca=ca, runs=runs, threads=threads, data=data, allow_fallback=allow_fallback,
+            conditions=conditions, progress=progress,
+        )  # fmt: skip
     if on == "emulator":
-        if runs is not None or threads > 1 or data is not None or allow_fallback:
-            raise DeviceError("the emulator counts on one thread, on golden inputs", "leave out runs, threads, data and fallback")
+        if runs is not None or threads > 1 or data is not None or allow_fallback or conditions != Conditions():
+            raise DeviceError("the emulator counts on one thread, on golden inputs", "leave out all other options of measure")
         from edgesdk_targets.emulate import emulate
 
         return emulate(path, progress=progress)
     if on != "local":
-        raise DeviceError(f"cannot measure on {on!r}; allowed: local, emulator", "run edgesdk measure on the board itself")
+        raise DeviceError(
+            f"cannot measure on {on!r}; allowed: local, emulator, http://HOST:PORT", "start edgesdk agent on the board"
+        )
     report = measuring.measure(path, runs=runs, threads=threads, allow_fallback=allow_fallback, progress=progress)
+    here = measuring.place(report.machine)
+    found = explore(Path(path), conditions, threads=threads, allow_fallback=allow_fallback, where=here, progress=progress)
+    machine, notes = {**report.machine, **dict(found.machine)}, (*report.notes, *found.notes)
+    report = replace(report, rows=(*report.rows, *found.rows), machine=machine, notes=notes)
     if data is None:
         return report
-    rows, verdict = _accuracy(open_bundle(path), data, threads, allow_fallback, progress)
+    rows, verdict = _accuracy(measuring.opened(path), data, threads, allow_fallback, progress)
     return replace(report, rows=(*report.rows, *rows), contract=verdict)
-
-
-def estimate(
-    model: str | os.PathLike[str] | Model,
-    *,
-    target: str | None = None,
-    device: str | None = None,
-    precision: str = "fp32",
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    settings: Mapping[str, str] | None = None,
-) -> Report:
-    """What a model, or a layer list in JSON, will cost on a device, without running it; every figure with its interval."""
-    from edgesdk_converters.cost import total
-
-    from .sources import open_layers
-
-    backend = make(target, device, settings)
-    backend.recipe(precision)
-    name, layers = open_layers(model, shapes=shapes)
-    sums = total(layers)
-    rows = (
-        *backend.estimate(layers, precision),
-        counted("macs", sums.macs, "counted from the layers"),
-        counted("params", sums.params, "counted from the layers"),
-        counted("weight_bytes", sums.weight_bytes, "counted from the layers"),
-    )
-    notes = (
-        (f"nothing can be exported to {backend.device.name}: {backend.device.estimate_only}",)
-        if backend.device.estimate_only
-        else ()
-    )
-    return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
 
 
 def cuts(
@@ -231,20 +221,34 @@ def inspect(
     return found
 
 
-def build(path: str | os.PathLike[str], *, progress: Callable[[str], None] = runner.silent) -> Report:
-    """Carry out the plan that lies in a bundle, on the device: build and cache what the first request must not wait for.
+def build(
+    path: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] = runner.silent,
+) -> Report:
+    """Carry out the plan that lies in a bundle: build what the first request must not wait for, or what logic is made of.
 
-    Raises DeviceError where the device lacks what the plan needs; the bundle itself is never changed.
+    `out` is the folder in which a project for an FPGA is built (default NAME.build beside the bundle). Raises DeviceError where
+    the device lacks what the plan needs, ToolError for a tool that is missing or fails; the bundle itself is never changed.
     """
     bundle = open_bundle(path)
     rows: list[Figure] = []
     notes: list[str] = []
     for step in bundle.manifest.plan:
-        if step.get("step") != "warm":
-            raise BundleError(
-                f"{path}: its plan has a step {step.get('step')!r} that this edgesdk does not know", "update edgesdk"
-            )
-        rows += _warm(bundle, progress, notes)
+        kind = step.get("step")
+        if kind == "warm":
+            rows += _warm(bundle, progress, notes)
+        elif kind in ("make", "vendor"):
+            from edgesdk_targets.fpga import building
+
+            stem = bundle.path.name.removesuffix(".zip").removesuffix(".edge")
+            folder = Path(out) if out is not None else bundle.path.with_name(f"{stem}.build")
+            found = building.make(bundle, folder, progress) if kind == "make" else building.vendor(bundle, step, folder, progress)
+            rows += found[0]
+            notes += found[1]
+        else:
+            raise BundleError(f"{path}: its plan has a step {kind!r} that this edgesdk does not know", "update edgesdk")
     if not bundle.manifest.plan:
         notes.append(f"nothing to build: a {bundle.manifest.target} bundle is complete as it is")
     facts = measuring.machine_facts()
@@ -310,12 +314,13 @@ def _accuracy(
     right = float((accuracy.top1(np.stack(outputs)) == samples.labels).mean())
     facts = measuring.machine_facts()
     here = f"this machine ({facts['cpu']}, {facts['architecture']})"
-    rows = [Figure("accuracy", right, "measured", here, f"top-1 accuracy on {samples.origin}, {loaded.facts}", n=len(samples))]
+    how = board_facts.provenance() if board_facts.emulator() else loaded.facts.provenance
+    rows = [Figure("accuracy", right, how, here, f"top-1 accuracy on {samples.origin}, {loaded.facts}", n=len(samples))]
     kept = bundle.manifest.contract
     if kept.get("data_sha256") != samples.digest() or "source_accuracy" not in kept:
         return rows, Verdict("none", "the contract was made on other data")
     drop = 100 * (float(kept["source_accuracy"]) - right)
-    rows.append(Figure("accuracy_drop", drop, "measured", here, "against the source's accuracy in the manifest", n=len(samples)))
+    rows.append(Figure("accuracy_drop", drop, how, here, "against the source's accuracy in the manifest", n=len(samples)))
     promised = kept.get("max_drop_points")
     if promised is None:
         return rows, Verdict("none", "no drop was promised")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters.errors import RecipeError
+from edgesdk_targets.device import names
 from edgesdk_targets.report import write_beside
 from edgesdk_targets.target import device_profile
 
@@ -69,13 +70,23 @@ def estimate_arguments(model: str | None, given: Mapping[str, Any], folder: Path
     section = _section(said, given)
     section = replace(section, set={name: value for name, value in section.set.items() if "." not in name})
     chosen = _choices(said, section, given)
-    return model or _stated_model(said, folder), chosen | {"precision": chosen["precision"] or "fp32"}
+    own = {name: given[name] for name in ("threads", "runtime", "fit")}
+    return model or _stated_model(said, folder), chosen | {"precision": chosen["precision"] or ""} | own
 
 
 def _section(said: project.Project, given: Mapping[str, Any]) -> project.TargetSection:
     """What the project says of the target that was typed, or that the device typed implies."""
-    target = given["target"] or (device_profile(given["device"]).target if given["device"] else "")
+    target = given["target"] or _implied(given["device"])
     return said.target.get(target, project.TargetSection())
+
+
+def _implied(device: str | None) -> str:
+    """The target of a device; none of one that is only estimated."""
+    from edgesdk_targets.latency_model import PUBLISHED
+
+    if not device or (device in PUBLISHED and device not in names()):
+        return ""
+    return device_profile(device).target
 
 
 def _choices(said: project.Project, section: project.TargetSection, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,10 @@ import click
 from edgesdk_converters.errors import EdgeError
 
 from . import __version__, text
+from .agent_verb import agent, agent_arguments, agent_options
+from .fit_verb import fit
 from .plan_verb import plan
+from .reuse_verb import reuse
 from .serve_verbs import ray, remote_arguments, remote_options, serve, triton
 from .terminal import JSON as _JSON
 from .terminal import PATH as _PATH
@@ -36,10 +39,10 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
+@click.option("--target", help="raspberry-pi, jetson, fpga, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
 @click.option("--out", type=_PATH, help="Where the bundle goes (.edge directory or .zip).")
-@click.option("--precision", help="fp32 (default), fp16, int8, w8, w4, or auto: the fastest that holds the contract.")
+@click.option("--precision", help="fp32 (default), fp16, int8, w8, w4; fixed (FPGA); auto: the fastest that holds the contract.")
 @click.option("--prune", type=float, help="Share of the weights to remove by taking out channels and heads (0..1).")
 @click.option("--low-rank", type=float, help="Share of the weights to remove by factorising layers (0..1).")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after each of these, on --train.")
@@ -214,42 +217,43 @@ def cuts(
 
 @cli.command()
 @click.argument("bundle", type=_PATH)
+@click.option("--out", type=_PATH, help="Where a project for an FPGA is built (default NAME.build beside the bundle).")
 @_JSON
-def build(bundle: Path, as_json: bool) -> None:
-    """Carry out the plan in a bundle on its device: a Jetson builds and caches its TensorRT engine."""
+def build(bundle: Path, out: Path | None, as_json: bool) -> None:
+    """Carry out the plan in a bundle: a Jetson caches its TensorRT engine, logic is synthesised, placed and routed."""
     from . import api
 
     with _progress() as progress:
-        found = api.build(bundle, progress=progress)
+        found = api.build(bundle, out=out, progress=progress)
     _show(found.to_json(), text.report(found), as_json)
 
 
 @cli.command()
 @click.argument("bundle", type=_PATH)
-@click.option("--on", default="local", help="local: this machine; emulator: an emulated core of its device, counted.")
+@click.option(
+    "--on",
+    default="local",
+    metavar="WHERE",
+    help="local; http://HOST:PORT: a board's agent; emulator: an emulated core, counted.",
+)
 @click.option("--runs", type=click.IntRange(min=1), help="Default: two seconds' worth, 20 to 1,000.")
 @click.option("--data", type=_PATH, help="Labelled samples: measure accuracy too, against the contract.")
 @click.option("--out", type=_PATH, help="Write the report as JSON.")
+@click.option("--search", is_flag=True, help="Each number of threads, on all and on some cores.")
+@click.option("--minutes", type=click.FloatRange(0), default=0.0, help="Run so long on end: times, clocks, temperatures.")
+@click.option("--cold", is_flag=True, help="Loading and the first run with no file of the bundle in memory.")
+@agent_options
 @_THREADS
 @_FALLBACK
 @_JSON
 def measure(
-    bundle: Path,
-    on: str,
-    runs: int | None,
-    data: Path | None,
-    out: Path | None,
-    threads: int,
-    allow_fallback: bool,
-    as_json: bool,
+    bundle: Path, on: str, out: Path | None, as_json: bool, token_file: Path | None, ca: Path | None, **given: Any
 ) -> None:
-    """Time a bundle: latency, throughput, load time, memory; with --data also accuracy."""
+    """Time a bundle: latency, throughput, load time, memory, energy where there are sensors; with --data also accuracy."""
     from . import api
 
     with _progress() as progress:
-        found = api.measure(
-            bundle, on=on, runs=runs, threads=threads, data=data, allow_fallback=allow_fallback, progress=progress
-        )
+        found = api.measure(bundle, on=on, **agent_arguments(on, token_file, ca), **given, progress=progress)
     if out is not None:
         found.save(out)
     _show(found.to_json(), text.report(found), as_json)
@@ -257,21 +261,24 @@ def measure(
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--target", help="raspberry-pi, jetson, server, or a plugin's.")
+@click.option("--target", help="raspberry-pi, jetson, fpga, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
-@click.option("--precision", help="fp32 (default), fp16, int8, w8 or w4, as the target has it.")
+@click.option("--precision", help="fp32 (default), fp16, int8, w8, w4 or fixed, as the target has it.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0: all cores of the board.")
+@click.option("--runtime", default="", help="Another than the target's own: ncnn, ncnn-vulkan, onnxruntime, tensorrt, …")
+@click.option("--fit", type=_PATH, help="What edgesdk fit wrote from figures of your own.")
 @_SHAPE
 @_SET
 @_JSON
 def estimate(model: str | None, as_json: bool, **given: Any) -> None:
-    """Estimate what MODEL (or a layer list .json) will cost on a device, without running it."""
-    from . import api
+    """Estimate what MODEL (or a layer list .json, or dense:16-64-5@8bit) will cost on a device, without running it."""
+    from . import estimating
     from .arguments import estimate_arguments
 
     source, arguments = estimate_arguments(model, given, Path.cwd())
     with _progress() as progress:
         progress("estimating")
-        found = api.estimate(source, **arguments)
+        found = estimating.estimate(source, **arguments)
     _show(found.to_json(), text.report(found), as_json)
 
 
@@ -309,19 +316,28 @@ def devices(name: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--on", default="local", metavar="WHERE", help="local; http://HOST:PORT: the board of that agent.")
+@agent_options
 @_JSON
-def doctor(as_json: bool) -> None:
-    """Say what is installed, what it is for, and how to install what is missing."""
-    from .doctor import examine
+def doctor(on: str, token_file: Path | None, ca: Path | None, as_json: bool) -> None:
+    """Say what is installed, what it is for, and how to install what is missing; first whether this CPU can run it."""
+    from . import preflight
 
-    found = examine()
+    if on == "local":
+        preflight.check(("numpy",))  # without it nothing that follows can be imported
+    from .doctor import examine, examine_far
+
+    found = examine() if on == "local" else examine_far(on, **agent_arguments(on, token_file, ca))
     rows = [(c.name, c.state, c.purpose, c.found + (f" -> {c.remedy}" if c.remedy else "")) for c in found.checks]
     lines = text.table(("part", "state", "for", "found"), rows)
     lines += [line for name, value in found.board.items() for line in text.wrap(f"{name}: {value}")]
     _show(found.to_json(), "\n".join(lines), as_json)
 
 
+cli.add_command(agent)
+cli.add_command(fit)
 cli.add_command(plan)
+cli.add_command(reuse)
 cli.add_command(serve)
 cli.add_command(triton)
 cli.add_command(ray)

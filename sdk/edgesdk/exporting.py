@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Task = Literal["auto", "classify", "numeric"]
-PARITY = {"fp32": 1e-4, "fp16": 2e-2, "w8": 0.1, "int8": 0.3, "w4": 0.5}
+PARITY = {"fp32": 1e-4, "fp16": 2e-2, "w8": 0.1, "int8": 0.3, "w4": 0.5, "fixed": 0.5}
 """Relative error that an export may have against its source when the user states no bound of his own.
 
 Those of integers catch what is broken, and promise nothing: for that there is --max-drop.
@@ -109,7 +109,7 @@ def export(
 ) -> Bundle:
     """Make a bundle for a target from a model and write it to `out`, with its report beside it.
 
-    `precision` is one of the target's (default fp32) or "auto": the fastest that holds the contract, by time where this
+    `precision` is one of the target's (default fp32, of an FPGA fixed) or "auto": the fastest that holds it, by time where this
     machine is the device (target server, or `on="local"`), else by instructions where the emulator is set up (`on="emulator"`
     sets it up), else by estimate. `recipe` is a TOML file, or a bundle whose
     recipe is followed again.
@@ -186,7 +186,7 @@ def prepare(
         )
     for_passes = {key: value for key, value in settings.items() if "." in key}
     given, stated = _recipe(recipe)
-    precision = precision or stated or "fp32"
+    precision = precision or stated or backend.default_precision
     by = basis(backend, on)
     shrinking = _shrinking(prune, low_rank, finetune)
     if bottleneck is not None:
@@ -240,9 +240,17 @@ def prepare(
     def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
 
-    made = choose.choose(candidates, build, trial, backend, by)
+    made = _completed(choose.choose(candidates, build, trial, backend, by), backend, progress)
     smaller = any(step.name in SMALLER for step in made.recipe.whole)
     return _beside_source(made, backend, trial, by) if smaller and by != "estimated" else made
+
+
+def _completed(made: Prepared, backend: Target, progress: Callable[[str], None]) -> Prepared:
+    """With what the target's own tools make and say of it."""
+    draft = bundles.draft(Path(made.manifest.name), made.manifest, made.files)
+    found = backend.complete(draft, progress)
+    report = replace(made.report, rows=(*made.report.rows, *found.rows), notes=(*made.report.notes, *found.notes))
+    return replace(made, files={**made.files, **found.files}, report=report)
 
 
 def _split(

@@ -12,13 +12,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesdk_converters.errors import LinkError, MissingExtra
 from edgesdk_targets import runner as runners
 
 from .rest import RestApplication
 from .service import Service, open_service
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 try:
     import uvicorn
@@ -56,25 +59,73 @@ class Doors:
             raise LinkError("limits of a server must be positive", "leave them out for the defaults")
 
 
-class Server:
+class Listening:
+    """An ASGI application at a port, in a thread of its own. Use it as a context manager, or call `stop`."""
+
+    def __init__(self, application: Any, doors: Doors) -> None:
+        self.doors = doors
+        self._stopping = threading.Event()
+        if doors.certificate:
+            check_certificate(doors.certificate, doors.key)
+        self._socket = _listen(doors.host, doors.port)
+        try:
+            self._rest = _rest_server(application, doors)
+        except BaseException:
+            self._socket.close()
+            raise
+        scheme, self._host = "https" if doors.certificate else "http", f"[{doors.host}]" if ":" in doors.host else doors.host
+        self.url = f"{scheme}://{self._host}:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._run, name="edgesdk-rest", daemon=True)
+
+    def wait(self) -> None:
+        """Return when `stop` is called elsewhere or, in the main thread, at SIGINT or SIGTERM; then the server has stopped."""
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                self._stopping.wait()
+                self.stop()
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        else:
+            self._stopping.wait()
+
+    def stop(self) -> None:
+        """Take nothing new, and answer what is in flight (`stop_seconds` at most)."""
+        self._stopping.set()
+        self._rest.should_exit = True
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _told(self, number: int, frame: object) -> None:
+        self._stopping.set()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._rest.serve(sockets=[self._socket]))
+        finally:
+            self._stopping.set()  # where it ends by itself, nobody must wait for it for ever
+
+
+class Server(Listening):
     """A running server. Use it as a context manager, or call `stop`; requests in flight are answered first."""
 
     def __init__(self, service: Service, doors: Doors) -> None:
-        self.service, self.doors = service, doors
-        self._stopping = threading.Event()
+        self.service = service
         self._pool = ThreadPoolExecutor(service.workers, thread_name_prefix="edgesdk-infer")
         limit = doors.max_body or service.largest_request()
-        self._socket = _listen(doors.host, doors.port)
+        super().__init__(RestApplication(service, self._pool, limit), doors)
         try:
-            self._rest = self._rest_server(limit)
             self._grpc = None if doors.grpc_port is None else self._grpc_server(limit, doors.grpc_port)
         except BaseException:
             self._socket.close()
             raise
-        scheme, host = "https" if doors.certificate else "http", f"[{doors.host}]" if ":" in doors.host else doors.host
-        self.url = f"{scheme}://{host}:{self._socket.getsockname()[1]}"
-        self.grpc_address = "" if self._grpc is None else f"{host}:{self._grpc[1]}"
-        self._thread = threading.Thread(target=self._run, name="edgesdk-rest", daemon=True)
+        self.grpc_address = "" if self._grpc is None else f"{self._host}:{self._grpc[1]}"
         self._thread.start()
         if self._grpc is not None:
             self._grpc[0].start()
@@ -91,62 +142,15 @@ class Server:
             found |= {"channels": service.channels, "points": points}
         return found
 
-    def wait(self) -> None:
-        """Return when `stop` is called elsewhere or, in the main thread, at SIGINT or SIGTERM; then the server has stopped."""
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                self._stopping.wait()
-                self.stop()
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-        else:
-            self._stopping.wait()
-
     def stop(self) -> None:
         """Take nothing new, answer what is in flight (`stop_seconds` at most), and free everything."""
         self.service.ready = False
-        self._stopping.set()
-        self._rest.should_exit = True
         waiting = None if self._grpc is None else self._grpc[0].stop(self.doors.stop_seconds)
-        self._thread.join()
+        super().stop()
         if waiting is not None:
             waiting.wait()
         self._pool.shutdown()
         self.service.close()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _told(self, number: int, frame: object) -> None:
-        self._stopping.set()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._rest.serve(sockets=[self._socket]))
-        finally:
-            self._stopping.set()  # where it ends by itself, nobody must wait for it for ever
-
-    def _rest_server(self, limit: int) -> uvicorn.Server:
-        from .http_protocol import limited_protocol
-
-        doors = self.doors
-        if doors.certificate:
-            check_certificate(doors.certificate, doors.key)
-        return uvicorn.Server(
-            uvicorn.Config(
-                RestApplication(self.service, self._pool, limit),
-                http=limited_protocol(doors.read_seconds, _CONNECTIONS), ws="none", lifespan="off", loop="asyncio",
-                interface="asgi3", log_config=None, log_level="error", access_log=False, proxy_headers=False,
-                server_header=False, date_header=False, timeout_keep_alive=int(max(1, doors.idle_seconds)),
-                timeout_graceful_shutdown=int(max(1, doors.stop_seconds)),
-                ssl_certfile=doors.certificate or None, ssl_keyfile=doors.key or None,
-            )
-        )  # fmt: skip
 
     def _grpc_server(self, limit: int, port: int) -> tuple[Any, int]:
         from .grpc_server import grpc_server
@@ -208,6 +212,20 @@ def check_certificate(certificate: str, key: str) -> None:
         raise LinkError(
             f"{certificate} and {key} cannot be used for TLS: {error}", "give a PEM certificate and its unencrypted key"
         ) from error
+
+
+def _rest_server(application: Any, doors: Doors) -> uvicorn.Server:
+    from .http_protocol import limited_protocol
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            application, http=limited_protocol(doors.read_seconds, _CONNECTIONS), ws="none", lifespan="off", loop="asyncio",
+            interface="asgi3", log_config=None, log_level="error", access_log=False, proxy_headers=False,
+            server_header=False, date_header=False, timeout_keep_alive=int(max(1, doors.idle_seconds)),
+            timeout_graceful_shutdown=int(max(1, doors.stop_seconds)),
+            ssl_certfile=doors.certificate or None, ssl_keyfile=doors.key or None,
+        )
+    )  # fmt: skip
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -226,9 +226,12 @@ def _origin(found: Report) -> str:
     if not measured or not machine:
         return f"nothing here was measured on hardware: counts and estimates for {found.device or found.target}"
     place = f"{machine.get('cpu')}, {machine.get('architecture')}, {machine.get('cores')} cores"
+    on = f"at {machine['agent']}" if "agent" in machine else "on this machine"
     if found.device and found.device != "this-machine":
-        return f"measured on this machine ({place}), NOT on {found.device}"
-    return f"measured on this machine ({place})"
+        if machine.get("is_device"):
+            return f"measured on {found.device} ({place})"
+        return f"measured {on} ({place}), NOT on {found.device}"
+    return f"measured {on} ({place})"
 
 
 def _name(row: Figure) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgesdk_converters.sensitivity import LayerSensitivity
 Array = NDArray[Any]
 GOLDEN_CASES = 3
-INTEGER = frozenset(["int8", "w8", "w4"])
+INTEGER = frozenset(["int8", "w8", "w4", "fixed"])
 """Precisions that are not the same function up to rounding."""
 KEPT_MODELS = 4
 """Of those between the passes that are kept for the next candidate."""
@@ -42,6 +42,8 @@ CALIBRATION_CASES = 128
 KEPT_ANSWERS_BYTES = 200_000_000
 """Of the source's outputs on the check data: candidates are held against the same ones."""
 SENSITIVITY_CASES = 16
+BATCH = 500
+"""Samples that a simulator is given at once."""
 EXACT = 1e-5
 """Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
 
@@ -211,17 +213,19 @@ class Trial:
         loaded, manifest, compiled = self._load(manifest, compiled)
         names = [output.name for output in manifest.signature.outputs]
 
-        def artefact(sample: Mapping[str, Array]) -> dict[str, Array]:
-            return dict(zip(names, loaded.run(sample), strict=True))
+        def artefact(samples: Samples) -> Iterator[dict[str, Array]]:
+            for outputs in _given(loaded, samples):
+                yield dict(zip(names, outputs, strict=True))
 
+        known_by = loaded.facts.provenance
         try:
             got, error = self._error(loaded, names)
             _refuse_infinite(error, self.origin)
             rows = [
-                Figure("relative_error", error, "measured", here, f"artefact against source, {loaded.facts}", n=len(got)),
+                Figure("relative_error", error, known_by, here, f"artefact against source, {loaded.facts}", n=len(got)),
                 Figure(
                     "max_abs_error", max(accuracy.max_abs_error(a, b) for a, b in zip(got, self.wanted, strict=True)),
-                    "measured", here, f"artefact against source, {loaded.facts}", n=len(got),
+                    known_by, here, f"artefact against source, {loaded.facts}", n=len(got),
                 ),
             ]  # fmt: skip
             if self.contract.max_drop_points is None and not error <= bound:
@@ -301,7 +305,7 @@ class Trial:
         return got, accuracy.distance(got, self.wanted).relative
 
     def _judge(
-        self, artefact: Callable[[Mapping[str, Array]], dict[str, Array]], facts: runner.RunnerFacts, here: str
+        self, artefact: Callable[[Samples], Iterator[dict[str, Array]]], facts: runner.RunnerFacts, here: str
     ) -> tuple[Verdict, dict[str, Any], list[Figure]]:
         """Hold the contract on the check data: verdict, what the manifest keeps of it, and rows."""
         check, promised = self.check, self.contract.max_drop_points
@@ -311,11 +315,10 @@ class Trial:
         before, after = [], []
         off = accuracy.Distance()
         answers = self._answers(check)
-        for index, sample in enumerate(check):
+        for index, (sample, got) in enumerate(zip(check, artefact(check), strict=True)):
             if index % 200 == 0:
                 self.progress(f"checking accuracy: {index} of {len(check)} samples")
             wanted = answers[index] if answers else self.reference.run(sample)
-            got = artefact(sample)
             off.add(got, wanted)
             before.append(wanted[first])
             after.append(got[first])
@@ -327,7 +330,7 @@ class Trial:
             Figure(
                 "relative_error",
                 worst,
-                "measured",
+                facts.provenance,
                 here,
                 f"worst output over {check.origin}, {facts}",
                 segment="check",
@@ -338,10 +341,10 @@ class Trial:
             self._doubt_labels(drop, source)
             method = f"{drop.what} on {check.origin}"
             rows = [
-                Figure("accuracy", drop.converted, "measured", here, f"{method}, artefact, {facts}", n=drop.n),
+                Figure("accuracy", drop.converted, facts.provenance, here, f"{method}, artefact, {facts}", n=drop.n),
                 Figure("source_accuracy", drop.source, "measured", here, f"{method}, source, ONNX Runtime", n=drop.n),
                 Figure(
-                    "accuracy_drop", drop.drop_points, "measured", here,
+                    "accuracy_drop", drop.drop_points, facts.provenance, here,
                     f"{method}, paired; 95 % bound {drop.bound_points:.2f} points", n=drop.n,
                 ),
                 *rows,
@@ -349,7 +352,7 @@ class Trial:
         slices = self._slices(source, converted)
         for name, one in slices.items():
             method = f"{one.what} of this slice, artefact over source; drops {one.drop_points:.2f} points"
-            rows.append(Figure("retention", one.retention, "measured", here, method, segment=f"slice {name}", n=one.n))
+            rows.append(Figure("retention", one.retention, facts.provenance, here, method, segment=f"slice {name}", n=one.n))
         keep: dict[str, Any] = {"data_sha256": self.data_digest, "n": len(check)}
         if drop is not None:
             keep |= {"what": drop.what, "source_accuracy": round(drop.source, 6), "accuracy": round(drop.converted, 6)}
@@ -437,6 +440,16 @@ class Trial:
             )
 
 
+def _given(loaded: runner.Runner, samples: Samples) -> Iterator[Sequence[Array]]:
+    """What the artefact gives for each sample; many at once where its runner is made for that."""
+    if not isinstance(loaded, runner.Batched):
+        yield from map(loaded.run, samples)
+        return
+    for start in range(0, len(samples), BATCH):
+        part = samples.take(np.arange(start, min(start + BATCH, len(samples))))
+        yield from loaded.run_many([dict(sample) for sample in part])
+
+
 def _refuse_infinite(error: float, origin: str) -> None:
     """A promise in points does not cover answers that overflow, or that are not 0 where every answer of the source is."""
     if not math.isfinite(error):
@@ -516,7 +529,7 @@ def known_of(backend: Target, segment: Segment, compiled: Compiled, precision: s
     sums = total(records)
     rows = [size]
     rows += [counted("macs", sums.macs, "counted from the graph"), counted("params", sums.params, "counted from the graph")]
-    return rows + [row for row in backend.estimate(records, precision) if row.layer is None]
+    return rows + [row for row in backend.estimate_segment(segment, records, precision) if row.layer is None]
 
 
 def _parity_hint(step: str) -> str:

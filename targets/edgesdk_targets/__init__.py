@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TARGETS = {
     "raspberry-pi": "edgesdk_targets.raspberry_pi:RaspberryPi",
     "jetson": "edgesdk_targets.jetson:Jetson",
+    "fpga": "edgesdk_targets.fpga.target:Fpga",
     "server": "edgesdk_targets.server:Server",
 }
 GROUP = "edgesdk.targets"

@@ -1,7 +1,8 @@
-"""Prediction from Layers and a device's facts: a roofline for time, liveness for memory, with wide, marked intervals.
+"""Prediction from Layers and a device's facts: the fitted model or a roofline for time, liveness for memory, with intervals.
 
-A layer takes at least max(operations / peak, bytes / bandwidth) plus the time to start it (Williams et al., Roofline, 2009).
-What real runtimes make of that is a factor, taken from the spread of published measurements and stated in each figure.
+`modelled` asks latency_model, whose constants published measurements gave. `latency` is the plain roofline, for devices of
+which less is known: a layer takes at least max(operations / peak, bytes / bandwidth) plus the time to start it (Williams et
+al., Roofline, 2009), times a factor that is stated in each figure.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .device import DeviceProfile
+from edgesdk_converters.errors import DeviceError, TargetError
+
+from .device import DeviceProfile, Fact
 from .figure import Figure, Interval, unavailable
+from .latency_model import LEVEL, PUBLISHED, DeviceFacts, Fitted, Setting, predict, published_devices, published_facts
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -96,6 +100,102 @@ def latency(layers: Sequence[Layer], roofline: Roofline, device: DeviceProfile) 
                 )
             )  # fmt: skip
     return tuple(rows)
+
+
+def modelled(
+    layers: Sequence[Layer], device: DeviceProfile, setting: Setting, *, fitted: Fitted | None = None, caution: str = ""
+) -> tuple[Figure, ...]:
+    """latency_ms of the whole and of each layer that takes time, then energy_mj, by the fitted model.
+
+    Networks unlike the measured ones (attention where only CNNs ran, far other sizes) get a wider interval, the mark
+    extrapolated and the reason; so do runs with a `caution`, which says what about them was never measured.
+    """
+    facts = _facts(device)
+    if fitted is not None and (fitted.device, fitted.runtime, fitted.backend) != (facts.name, setting.runtime, setting.backend):
+        raise DeviceError(
+            f"the fit is of {fitted.runtime} on {fitted.device} ({fitted.backend}), not of {setting.runtime} on {facts.name} "
+            f"({setting.backend})",
+            "fit anew with reports of this device and runtime",
+        )
+    try:
+        found = predict(layers, facts, setting, fitted=fitted)
+    except TargetError as error:
+        return (unavailable("latency_ms", device.name, str(error)),)
+    threads = f", {setting.threads} thread{'s' if setting.threads != 1 else ''}" if setting.threads else ""
+    way = f"{setting.runtime} {setting.backend}{threads}, {setting.precision}"
+    reasons = [*found.strange, *([caution] if caution else [])]
+    method = f"costs of layers fitted to published measurements; {way}; interval: {WHENCE[found.group]}"
+    method = "; ".join((method, *reasons))
+    widen = 1.5 if caution else 1.0
+    low = found.total_ms * (found.low_ms / found.total_ms) ** widen
+    high = found.total_ms * (found.high_ms / found.total_ms) ** widen
+    rows = [
+        Figure(
+            "latency_ms", found.total_ms, "estimated", device.name, method, interval=Interval(low, high, LEVEL),
+            extrapolated=bool(reasons),
+        )
+    ]  # fmt: skip
+    for layer, time_ms in zip(layers, found.layers_ms, strict=True):
+        if time_ms > 0:
+            share = time_ms / found.total_ms
+            rows.append(
+                Figure(
+                    "latency_ms", time_ms, "estimated", device.name, "its share by the fitted costs", layer=layer.name,
+                    interval=Interval(low * share, high * share, LEVEL), extrapolated=bool(reasons),
+                )
+            )  # fmt: skip
+    return (*rows, _energy(rows[0], device))
+
+
+WHENCE = {
+    "measured": "other networks on this device and runtime, left out in turn",
+    "int8": "other int8 networks on this device and runtime, left out in turn",
+    "other measured": "other networks on devices of which this runtime is known, left out in turn",
+    "other": "this device was measured in other runtimes only",
+    "unknown": "chips left out in turn: this one was never measured",
+    "unknown int8": "chips left out in turn, int8: this one was never measured",
+    "unknown gpu": "GPUs left out in turn: this one was never measured so",
+    "unknown gpu without peak": "GPUs left out in turn: this one was never measured so, and no source gives its peak",
+    "gpu vulkan": "other networks on this GPU, left out in turn",
+    "gpu cuda": "other networks on this GPU, left out in turn",
+    "gpu tensorrt": "GPUs left out in turn: one family alone was measured on this one",
+    "fitted": "chips left out but for a few networks, as in this fit to your own reports",
+}
+
+
+def published_profile(name: str) -> DeviceProfile:
+    """A profile for estimates alone of a device that was measured but has no target, as phones. Raises DeviceError."""
+    if name not in PUBLISHED:
+        raise DeviceError(f"no published measurements of {name!r}; known: {', '.join(PUBLISHED)}")
+    row = published_devices()[PUBLISHED[name]]
+    source = f'published-latency devices.csv row "{row["device"]}"'
+    facts = {
+        fact: Fact(kind(row[column]), f"{source}: {column}")
+        for fact, column, kind in (
+            ("cores", "cpu_total_cores", int), ("clock_ghz", "cpu_max_ghz", float), ("cpu", "cpu_clusters", str),
+            ("memory_bandwidth_gb_per_s", "mem_bw_peak_gbs", float), ("power_idle_w", "power_idle_w", float),
+            ("power_load_w", "power_load_w", float),
+        )
+        if row[column]
+    }  # fmt: skip
+    return DeviceProfile(name, "", row["device"], "latency is only estimated: there is no target for it", facts)
+
+
+def _facts(device: DeviceProfile) -> DeviceFacts:
+    return published_facts(PUBLISHED[device.name]) if device.name in PUBLISHED else DeviceFacts.from_profile(device)
+
+
+def _energy(time: Figure, device: DeviceProfile) -> Figure:
+    """Between idle power for the least time and full load for the most; the board's, not the network's share of it."""
+    idle, load = device.get("power_idle_w", float), device.get("power_load_w", float)
+    if idle is None or load is None:
+        return unavailable("energy_mj", device.name, "the profile has no power at idle and at load")
+    assert time.value is not None and time.interval is not None
+    return Figure(
+        "energy_mj", load * time.value, "estimated", device.name, f"{load:g} W at load x time; least: {idle:g} W at idle",
+        interval=Interval(idle * time.interval.low, load * time.interval.high, time.interval.level),
+        extrapolated=time.extrapolated,
+    )  # fmt: skip
 
 
 def peak_memory(layers: Sequence[Layer], device: DeviceProfile, *, half_native: bool = False, unlike: str = "") -> Figure:

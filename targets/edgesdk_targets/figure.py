@@ -17,6 +17,8 @@ UNITS = {
     "source_accuracy": "", "accuracy_drop": "points", "max_abs_error": "", "relative_error": "", "provider_nodes": "",
     "speed_ratio": "", "instructions": "", "instruction_ratio": "", "source_speed_ratio": "",
     "source_instruction_ratio": "", "retention": "", "leakage_psnr_db": "dB", "leakage_ssim": "", "worst_slice_retention": "",
+    "lut": "", "ff": "", "dsp": "", "bram": "", "uram": "", "io": "", "cycles": "cycles", "initiation_interval": "cycles",
+    "mismatches": "",
 }  # fmt: skip
 
 

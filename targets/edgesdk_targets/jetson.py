@@ -10,8 +10,9 @@ from edgesdk_converters.errors import DoesNotFit, TargetError
 
 from . import jetson_quantisation, jetson_support
 from .bundle import Provider, Runtime
-from .estimate import Roofline, latency, peak_memory
+from .estimate import modelled, peak_memory
 from .figure import Figure
+from .latency_model import Setting
 from .onnxruntime_support import minimum_release, version_key
 from .target import Compiled, Segment, Target
 
@@ -104,7 +105,12 @@ class Jetson(Target):
 
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         return (
-            *latency(layers, self._roofline(precision), self.device),
+            *modelled(
+                layers,
+                self.device,
+                Setting("tensorrt", "gpu-tensorrt", None, precision),
+                caution="the DLA was not measured: taken for the GPU" if self.dla else "",
+            ),
             peak_memory(
                 layers, self.device, half_native=True, unlike="TensorRT's engines and CUDA's libraries were not measured"
             ),
@@ -132,16 +138,4 @@ class Jetson(Target):
             raise TargetError("the DLA runs fp16 and int8 only; this model is fp32", "give --precision fp16")
         jetson_support.refuse(
             f"the DLA of {self.device.name}", jetson_support.dla_problems(segment.model), "leave --set dla=true out"
-        )
-
-    def _roofline(self, precision: str) -> Roofline:
-        half = precision == "fp16"
-        return Roofline(
-            peak_gflops=self.device.need("gpu_fp16_gflops" if half else "gpu_fp32_gflops", float),
-            bandwidth_gb_per_s=self.device.need("memory_bandwidth_gb_per_s", float),
-            launch_us=10.0,
-            factor=1.3 if half else 0.9,
-            low=0.7 if half else 0.35,
-            high=4.0,
-            source="published TensorRT times of YOLO11 on Orin lie at 1.1 to 1.7 (fp16), 0.4 to 1.4 (fp32) of the bound",
         )

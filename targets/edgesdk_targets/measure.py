@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -22,13 +23,15 @@ import numpy as np
 
 from edgesdk_converters.errors import DeviceError, EdgeError
 
-from . import device, golden, runner
-from .bundle import open_bundle
+from . import board_facts, device, golden, packed, runner
+from .bundle import Bundle, open_bundle
 from .figure import Figure, counted, unavailable
 from .report import Report
 
 LEAST_RUNS_FOR_P99 = 100
 NOISY_BELOW = 0.8
+TIMED = ("latency_ms", "throughput_per_s", "first_run_ms", "load_ms", "peak_memory_bytes")
+"""What `figures` tells of a timing."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +61,67 @@ def measure(
 ) -> Report:
     """Time a bundle here, on its first golden input. `runs` None: two seconds' worth, 20 to 1,000.
 
-    The figures' `where` is this machine, whatever device the bundle is for. Raises EdgeError where it cannot run here.
+    The figures' `where` is this machine, whatever device the bundle is for; under an emulator there are none of time. Raises
+    EdgeError where it cannot run here.
     """
-    bundle = open_bundle(path)
+    bundle = opened(path)
     manifest = bundle.manifest
     if runs is not None and runs < 1:
         raise DeviceError(f"{runs} runs are no measurement; allowed: 1 or more")
+    emulator = board_facts.emulator()
     progress("measuring in a fresh process")
-    timing = _in_fresh_process(Path(path), runs, threads, allow_fallback)
-    facts = machine_facts()
-    here = f"{facts['cpu']}, {facts['cores']} cores"
+    before = board_facts.moment()
+    timing = in_fresh_process(Path(path), 1 if emulator else runs, threads, allow_fallback)
+    after = board_facts.moment()
+    facts = machine_facts() | board_facts.facts()
+    if emulator:  # what is the emulating machine's own would pass for the board's
+        facts = {name: value for name, value in facts.items() if name not in board_facts.OF_THE_MACHINE}
+    here = place(facts)
     rows = list(figures(timing, here))
+    if emulator:
+        why = f"an emulator ({emulator}) runs this: its time and memory are not a board's"
+        rows = [unavailable(name, here, why) for name in TIMED]
     rows.append(counted("artifact_bytes", manifest.files[manifest.runtime.file].bytes, f"size of {manifest.runtime.file}"))
     rows.append(counted("bundle_bytes", bundle.payload_bytes, "all files of the bundle"))
     notes = []
-    if manifest.device != device.THIS_MACHINE:
-        notes.append(f"measured on this machine, not on {manifest.device}: its times say nothing about that board")
+    here_is_device = is_device(manifest.device, facts)
+    if not here_is_device:
+        told = f"measured on this machine, not on {manifest.device}: its times say nothing about that board"
+        notes.append(f"an emulator ({emulator}) ran this: outputs are an Arm core's, and no time was taken" if emulator else told)
         rows.append(unavailable("latency_ms", manifest.device, "no such board was asked; run edgesdk measure there", "device"))
-    if timing.noisy:
+    if slowed := board_facts.slowed_between(before, after):
+        notes.append(f"the board was slowed: {', '.join(slowed)}")
+    if timing.noisy and not emulator:
         notes.append(f"noisy: the best run took {min(timing.runs_ms):.3g} ms, the median {np.median(timing.runs_ms):.3g} ms")
     return Report(
-        manifest.name, manifest.target, manifest.device, bundle.digest, tuple(rows),
-        machine=facts | {"runtime": timing.facts, "noisy": timing.noisy}, notes=tuple(notes),
-    )  # fmt: skip
+        manifest.name,
+        manifest.target,
+        manifest.device,
+        bundle.digest,
+        tuple(rows),
+        machine=facts
+        | {"runtime": timing.facts, "noisy": timing.noisy and not emulator, "is_device": here_is_device}
+        | ({} if emulator else {"before": before.to_json(), "after": after.to_json()}),
+        notes=tuple(notes),
+    )
+
+
+def opened(path: str | os.PathLike[str]) -> Bundle:
+    """A bundle as it was written, or as it was sent here. Raises BundleError for anything but an intact one."""
+    return packed.open_packed(Path(path)) if os.fspath(path).endswith(packed.PAYLOAD) else open_bundle(path)
+
+
+def place(facts: Mapping[str, Any]) -> str:
+    """Where figures are measured, from the facts of the machine and its board; an emulator is told."""
+    named = ", ".join(dict.fromkeys(name for name in (facts.get("board"), facts["cpu"]) if name))
+    return f"{named}, emulated by {facts['emulator']}" if "emulator" in facts else f"{named}, {facts['cores']} cores"
+
+
+def is_device(name: str, facts: Mapping[str, Any]) -> bool:
+    """Whether this machine, by what its board tells, is the device of that name, and no emulated one."""
+    if "emulator" in facts or name == device.THIS_MACHINE:
+        return "emulator" not in facts
+    return name in device.names() and board_facts.is_board(device.profile(name).title, str(facts.get("board", "")))
 
 
 def figures(timing: Timing, where: str) -> tuple[Figure, ...]:
@@ -102,16 +143,16 @@ def figures(timing: Timing, where: str) -> tuple[Figure, ...]:
     )  # fmt: skip
 
 
-def take(path: Path, runs: int | None, options: runner.RunOptions) -> Timing:
-    """Load and time a bundle in this process."""
+def take(path: Path, runs: int | None, options: runner.RunOptions, seconds: float = 2.0) -> Timing:
+    """Load and time a bundle in this process; `runs` None: as many as take `seconds`, 20 to 1,000."""
     import importlib
 
-    bundle = open_bundle(path)
+    bundle = opened(path)
     location = runner.RUNNERS.get(bundle.manifest.runtime.name, "").partition(":")[0]
     if location:
         importlib.import_module(location)
     begin = time.perf_counter()
-    bundle = open_bundle(path)
+    bundle = opened(path)
     loaded = runner.load(bundle, options)
     load_ms = (time.perf_counter() - begin) * 1e3
     cases = golden.load(bundle, "inputs")
@@ -128,7 +169,7 @@ def take(path: Path, runs: int | None, options: runner.RunOptions) -> Timing:
     warmup_runs = warm_up(once)
     if runs is None:
         estimate_ms = max(once(), 1e-3)
-        runs = int(min(1000, max(20, 2000 / estimate_ms)))
+        runs = int(min(1000, max(20, 1e3 * seconds / estimate_ms)))
     times = tuple(once() for _ in range(runs))
     facts = str(loaded.facts)
     loaded.close()
@@ -210,24 +251,38 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _in_fresh_process(path: Path, runs: int | None, threads: int, allow_fallback: bool) -> Timing:
+def in_fresh_process(
+    path: Path, runs: int | None, threads: int, allow_fallback: bool, *, cpus: Sequence[int] = (), seconds: float = 2.0
+) -> Timing:
+    """Time a bundle in a process of its own, on these CPUs (empty: all). `runs` None: as many as take `seconds`, 20 to 1,000."""
+    arguments = [str(path), "--threads", str(threads), "--seconds", str(seconds)]
+    arguments += ["--runs", str(runs)] if runs is not None else []
+    arguments += ["--allow-fallback"] if allow_fallback else []
+    arguments += ["--cpus", ",".join(map(str, cpus))] if cpus else []
+    data = told_by("measure", arguments)
+    return Timing(**{**data, "runs_ms": tuple(data["runs_ms"])})
+
+
+def told_by(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What `main` of a module of this package prints, as JSON, in a process of its own. Raises DeviceError where it fails."""
     # -I: nothing in the working directory may pass for a module; the packages in use here are passed on instead
-    start = f"import sys; sys.path[:] = {sys.path!r}; from edgesdk_targets.measure import main; sys.exit(main())"
-    command = [sys.executable, "-I", "-c", start, str(path), "--threads", str(threads)]
-    command += ["--runs", str(runs)] if runs is not None else []
-    command += ["--allow-fallback"] if allow_fallback else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    start = f"import sys; sys.path[:] = {sys.path!r}; from edgesdk_targets.{module} import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-I", "-c", start, *arguments], capture_output=True, text=True, check=False)
     try:
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        data: Mapping[str, Any] = json.loads(lines[-1])
+        data: dict[str, Any] = json.loads(lines[-1])
     except (ValueError, IndexError) as error:
         last = " ".join(done.stderr.strip().splitlines()[-3:])
-        raise DeviceError(
-            f"the measuring process ended with {done.returncode}: {last}", "was it killed for want of memory?"
-        ) from error
+        ended = f"{done.returncode} ({signal.Signals(-done.returncode).name})" if done.returncode < 0 else f"{done.returncode}"
+        hint = (
+            "edgesdk doctor says what this CPU lacks"
+            if done.returncode == -signal.SIGILL
+            else "was it killed for want of memory?"
+        )
+        raise DeviceError(f"the measuring process ended with {ended}: {last}", hint) from error
     if "error" in data:
         raise DeviceError(str(data["error"]), str(data.get("hint", "")))
-    return Timing(**{**data, "runs_ms": tuple(data["runs_ms"])})
+    return data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,9 +292,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--allow-fallback", action="store_true")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--cpus", default="")
     given = parser.parse_args(arguments)
     try:
-        timing = take(given.bundle, given.runs, runner.RunOptions(given.threads, given.allow_fallback))
+        if given.cpus:
+            os.sched_setaffinity(0, {int(cpu) for cpu in given.cpus.split(",")})
+        timing = take(given.bundle, given.runs, runner.RunOptions(given.threads, given.allow_fallback), given.seconds)
     except EdgeError as error:
         print(json.dumps({"error": error.message, "hint": error.hint}))
         return 1

@@ -10,8 +10,9 @@ from edgesdk_converters.errors import DoesNotFit, TargetError
 
 from .bundle import Provider, Runtime
 from .device import DeviceProfile
-from .estimate import Roofline, latency, peak_memory
+from .estimate import modelled, peak_memory
 from .figure import Figure
+from .latency_model import Setting
 from .onnxruntime_support import minimum_release, session_config
 from .target import Compiled, Segment, Target
 
@@ -96,21 +97,14 @@ class RaspberryPi(Target):
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime, notes=tuple(notes))
 
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
-        return (*latency(layers, self._roofline(), self.device), peak_memory(layers, self.device))
-
-    def _roofline(self) -> Roofline:
-        device = self.device
-        threads = min(self.threads or device.need("cores", int), device.need("cores", int))
-        per_core = device.need("clock_ghz", float) * device.need("fp32_flop_per_cycle_per_core", float)
-        return Roofline(
-            peak_gflops=per_core * threads,
-            bandwidth_gb_per_s=0.45 * device.need("memory_bandwidth_gb_per_s", float),
-            launch_us=20.0,
-            factor=2.0,
-            low=0.6,
-            high=4.5,
-            source="published fp32 times on Zero 2 W, 3B+ and 4, ONNX Runtime's on 5 too, lie at 0.5 to 3.4 of the bound",
+        cores = self.device.need("cores", int)
+        setting = Setting("onnxruntime", "cpu", min(self.threads or cores, cores), "int8" if precision == "int8" else "fp32")
+        caution = (
+            "" if precision in ("fp32", "int8") else f"{precision} was not measured: taken for fp32, as which it is computed"
         )
+        if precision == "int8":
+            caution = "int8 was measured in ncnn, not in ONNX Runtime"
+        return (*modelled(layers, self.device, setting, caution=caution), peak_memory(layers, self.device))
 
 
 def memory_bytes(device: DeviceProfile, memory_gb: float) -> float:

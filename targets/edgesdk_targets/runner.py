@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -13,12 +13,14 @@ from edgesdk_converters.errors import DeviceError
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .figure import Provenance
 
 Array = NDArray[Any]
 
 RUNNERS = {
     "onnxruntime": "edgesdk_targets.onnx_runner:OnnxRunner",
     "split": "edgesdk_targets.split_runner:SplitRunner",
+    "fpga": "edgesdk_targets.fpga.runner:FpgaRunner",
 }
 GROUP = "edgesdk.runners"
 
@@ -42,13 +44,22 @@ DEFAULTS = RunOptions()
 
 @dataclass(frozen=True)
 class RunnerFacts:
-    """What really runs: runtime, version, providers in use and how many nodes each got (empty where it cannot be told)."""
+    """What really runs: runtime, version, providers in use and how many nodes each got (empty where it cannot be told).
+
+    `simulated`: it is a simulation of the hardware, whose answers are its answers and whose time says nothing.
+    """
 
     runtime: str
     version: str
     providers: tuple[str, ...]
     fallback: bool = False
     nodes: Mapping[str, int] = field(default_factory=dict)
+    simulated: bool = False
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of what is found out by running it."""
+        return "simulated" if self.simulated else "measured"
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version}, {', '.join(self.providers)}"
@@ -74,6 +85,15 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A runner that does many inferences much faster together than one by one."""
+
+    def run_many(self, feeds: Sequence[Mapping[str, Array]]) -> list[Sequence[Array]]:
+        """The outputs of each, in the signature's order."""
+        ...
 
 
 def load(bundle: Bundle, options: RunOptions = DEFAULTS) -> Runner:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from edgesdk_converters import fields
@@ -11,9 +11,10 @@ from edgesdk_converters.errors import DeviceError, EdgeError, RecipeError, Targe
 
 from . import device as device_room
 from . import find, known, precision_speed
-from .bundle import Runtime
+from .bundle import Bundle, Runtime
 from .device import DeviceProfile
 from .figure import Figure
+from .runner import silent
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -47,6 +48,15 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class Completed:
+    """What tools on this machine add to a bundle that holds its contract: files beside its payload, figures, and notes."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    rows: tuple[Figure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
     """A back end for one device. Subclasses are frozen dataclasses; their fields after `device` are options (`--set`).
 
@@ -56,6 +66,7 @@ class Target:
     name: ClassVar[str]
     title: ClassVar[str]
     default_device: ClassVar[str]
+    default_precision: ClassVar[str] = "fp32"
     precisions: ClassVar[Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]]]
 
     device: DeviceProfile
@@ -93,6 +104,18 @@ class Target:
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         """What the layers will cost on the device at a precision, totals first."""
         raise NotImplementedError
+
+    def estimate_text(self, text: str) -> tuple[Figure, ...]:
+        """The same of a network that is only a line of text (`dense:16-64-32-5@8bit`). Raises TargetError where there is none."""
+        raise TargetError(f"target {self.name} estimates models; {text!r} is for fpga", "give a model, or an FPGA as --device")
+
+    def estimate_segment(self, segment: Segment, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
+        """The same of a segment that was compiled: its layers as a rule; nothing where `complete` knows better."""
+        return self.estimate(layers, precision)
+
+    def complete(self, bundle: Bundle, progress: Callable[[str], None] = silent) -> Completed:
+        """What the target's tools, where they are free and here, make and say of a bundle that holds its contract: nothing."""
+        return Completed()
 
     @property
     def width_multiple(self) -> int:

@@ -67,7 +67,7 @@ def test_measured_rows_name_this_machine_and_the_board_stays_unavailable(pi: Pat
 
 def test_measuring_on_anything_but_this_machine_is_refused(pi: Path) -> None:
     with pytest.raises(DeviceError, match="local"):
-        edgesdk.measure(pi, on="http://pi:7860")
+        edgesdk.measure(pi, on="pi:7860")
 
 
 def test_verify_of_a_jetson_bundle_here_is_pending_and_says_on_what_it_ran(jetson: Path) -> None:

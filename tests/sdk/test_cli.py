@@ -23,6 +23,8 @@ from edgesdk_targets.bundle import open_bundle
 from tests.sdk.conftest import COMMAND, dense, run_apart, run_here, tree
 
 VERBS = {
+    "agent": "agent --port 0 --store store --check",
+    "reuse": "reuse dense:16-8-4@8bit --device pynq-z2",
     "export": "export m.onnx --target jetson --out new.edge",
     "export judged": "export m.onnx --target raspberry-pi --precision fp16 --data check.npz --max-drop 1 --out new.edge",
     "export dry": "export m.onnx --target server --dry-run",
@@ -37,6 +39,7 @@ VERBS = {
     "measure judged": "measure judged.edge --runs 3 --data check.npz",
     "estimate": "estimate m.onnx --device jetson-orin-nano --precision fp16",
     "estimate only": "estimate m.onnx --device jetson-nano",
+    "fit": "fit --on local --minutes 0.01",
     "plan": "plan m.onnx --device raspberry-pi-4 --server jetson-orin-nano --link 10mbit,20ms",
     "serve": "serve older.edge --port 0 --grpc-port 0 --check",
     "triton": "triton older.edge repository",

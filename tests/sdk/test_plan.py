@@ -120,8 +120,8 @@ def test_the_best_over_rates_is_what_planning_at_each_rate_finds(resnet: Plan) -
 
 def test_intervals_overlap_and_the_plan_says_so(resnet: Plan) -> None:
     assert resnet.winner is not None and resnet.winner.startswith("split at ")
-    assert not resnet.certain and "local" in resnet.overlapping
-    assert "not certain, local is faster with the device as fast" in resnet.why
+    assert not resnet.certain and "offload" in resnet.overlapping
+    assert "not certain, offload is faster with" in resnet.why
     assert any("loses is not known" in note for note in resnet.notes)
 
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from edgesdk_converters.cost import Layer
+from edgesdk_converters.errors import DeviceError
 from edgesdk_targets.device import DeviceProfile, profile
-from edgesdk_targets.estimate import RUNTIME_BYTES, SEEN_KINDS, Roofline, latency, peak_memory
+from edgesdk_targets.estimate import (
+    RUNTIME_BYTES,
+    SEEN_KINDS,
+    WHENCE,
+    Roofline,
+    latency,
+    modelled,
+    peak_memory,
+    published_profile,
+)
 from edgesdk_targets.figure import Figure
+from edgesdk_targets.latency_fit import network
+from edgesdk_targets.latency_model import Fitted, Setting, constants
 
 BOARD = DeviceProfile("board", "t", "a board")
 # 10 GFLOP/s, 2 GB/s, 30 us a layer
@@ -154,14 +167,76 @@ def test_fp16_takes_the_memory_of_fp32_on_a_cpu_and_half_of_it_where_it_is_nativ
     assert value(native) - RUNTIME_BYTES == pytest.approx((value(figure) - RUNTIME_BYTES) / 2, abs=2)
 
 
-@pytest.mark.parametrize("path", sorted(DEVICES.glob("*.toml")), ids=lambda p: p.stem)
-def test_a_faster_board_of_a_family_is_estimated_faster(path: Path) -> None:
+BOARDS = {"raspberry-pi": "raspberry-pi-zero-2-w", "jetson": "jetson-nano"}
+"""The slowest board of a family whose latency the fitted model estimates."""
+
+
+@pytest.mark.parametrize("device", [p.stem for p in sorted(DEVICES.glob("*.toml")) if profile(p.stem).target in BOARDS])
+def test_a_faster_board_of_a_family_is_estimated_faster(device: str) -> None:
     from edgesdk_targets.target import make
 
-    found = profile(path.stem)
-    target = make(None, found.name)
+    target, slower = make(None, device), BOARDS[profile(device).target]
     rows = target.estimate([layer("a", macs=10**9, moved=10**6)], "fp32")
-    slower = {"raspberry-pi": "raspberry-pi-zero-2-w", "jetson": "jetson-nano"}[found.target]
-    if found.name != slower:
+    if device != slower:
         reference = make(None, slower).estimate([layer("a", macs=10**9, moved=10**6)], "fp32")
         assert value(rows[0]) < value(reference[0])
+
+
+PI = profile("raspberry-pi-4")
+
+
+def test_the_fitted_model_gives_a_whole_its_layers_and_its_energy() -> None:
+    layers = network("squeezenet")
+    total, *rows, energy = modelled(layers, PI, Setting("ncnn", threads=4))
+    assert 0.8 < value(total) / 46.28 < 1.2  # ncnn's own benchmark on this board
+    assert total.interval is not None and total.interval.low < 46.28 < total.interval.high
+    assert total.interval.level == 0.9 and not total.extrapolated
+    assert "ncnn cpu, 4 threads, fp32" in total.method and "left out in turn" in total.method
+    assert sum(map(value, rows)) == pytest.approx(value(total))
+    assert sum(row.interval.high for row in rows if row.interval) == pytest.approx(total.interval.high)
+    assert {row.layer for row in rows} <= {one.name for one in layers}
+    # 3.06 W idle and 6.12 W under load, by the profile
+    assert value(energy) == pytest.approx(6.12 * value(total))
+    assert energy.interval is not None and energy.interval.low == pytest.approx(3.06 * total.interval.low)
+
+
+def test_energy_is_unavailable_where_the_profile_has_no_power() -> None:
+    energy = modelled(network("squeezenet"), profile("jetson-orin-nano"), Setting("tensorrt", "gpu-tensorrt"))[-1]
+    assert (energy.name, energy.provenance) == ("energy_mj", "unavailable")
+
+
+def test_attention_and_what_was_never_measured_are_marked_with_the_reason() -> None:
+    attention = layer("m", "mha", macs=10**8, moved=10**6)
+    total = modelled([*network("mobilenet"), attention], PI, Setting(threads=4))[0]
+    plain, doubtful = (modelled(network("mobilenet"), PI, Setting(threads=4), caution=text)[0] for text in ("", "never on a DLA"))
+    assert total.extrapolated and "kinds outside the networks measured here: mha" in total.method
+    assert doubtful.extrapolated and doubtful.method.endswith("never on a DLA") and not plain.extrapolated
+    assert doubtful.interval is not None and plain.interval is not None
+    assert doubtful.interval.high / value(doubtful) == pytest.approx((plain.interval.high / value(plain)) ** 1.5)
+
+
+def test_a_fit_is_taken_only_for_its_own_device_and_runtime() -> None:
+    fitted = Fitted("Raspberry Pi 4B", "ncnn", "cpu", math.log(2), {}, 0.1, 0.1, 3)
+    once, twice = (value(modelled(network("vgg16"), PI, Setting(threads=4), fitted=fit)[0]) for fit in (None, fitted))
+    assert twice == pytest.approx(2 * once)
+    with pytest.raises(DeviceError, match="not of onnxruntime on Raspberry Pi 4B"):
+        modelled(network("vgg16"), PI, Setting("onnxruntime", threads=4), fitted=fitted)
+
+
+def test_nothing_to_run_has_no_modelled_latency() -> None:
+    for layers in ([], [layer("r", "reshape")], [layer("r", "reshape", moved=100)]):
+        (row,) = modelled(layers, PI, Setting())
+        assert (row.provenance, row.method) == ("unavailable", "no layer that takes time")
+
+
+def test_phones_have_profiles_for_estimates_alone() -> None:
+    phone = published_profile("phone-snapdragon-8-gen-2")
+    assert phone.estimate_only and all(fact.source for fact in phone.facts.values())
+    total = modelled(network("squeezenet"), phone, Setting(threads=4, powersave=2))[0]
+    assert total.interval is not None and total.interval.low < 2.6 < total.interval.high
+    with pytest.raises(DeviceError, match="phone-dimensity-9300"):
+        published_profile("phone-of-clay")
+
+
+def test_every_group_of_intervals_is_explained() -> None:
+    assert {name.removesuffix(" gpu") if name.startswith("fitted") else name for name in constants().intervals} == set(WHENCE)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgesdk_converters.errors import RecipeError, Unsupported
 
 from ..figure import Figure, Interval
+from . import hls4ml_requests
 from .hls4ml_constants import Constants, Departure, Spread, area, cycles, departures, shipped
 from .hls4ml_terms import KINDS, Cost, FixedLayer, Strategy, cost
 
@@ -38,6 +39,7 @@ def estimate(
     layers: Sequence[FixedLayer],
     *,
     reuse_factor: int = 1,
+    reuse_factors: Mapping[str, int] | None = None,
     strategy: str = "resource",
     clock_ns: float = 5.0,
     io_type: str = "io_parallel",
@@ -46,28 +48,76 @@ def estimate(
 ) -> tuple[Figure, ...]:
     """Totals (lut, ff, dsp, bram, cycles, initiation_interval, fmax_mhz), then the same by layer without the clock.
 
-    `reuse_factor` is what is asked for; each layer gets the legal one closest to it. `cycles` is the worst case from an input to
-    its result. `bram` counts 36-kbit tiles. `part` is the full name of the part ("" is taken for the part of the results).
-    Raises Unsupported where no formula exists, RecipeError for settings that hls4ml does not have.
+    `reuse_factor` is what is asked for, `reuse_factors` what single layers get in its place, by name; each layer gets the legal
+    one closest to it. `cycles` is the worst case from an input to its result. `bram` counts 36-kbit tiles. `part` is the full
+    name of the part ("" is taken for the part of the results). Raises Unsupported where no formula exists, RecipeError for
+    settings that hls4ml does not have and for reuse factors of layers that do not exist.
     """
-    known = constants or shipped()
+    counted = count(
+        layers, reuse_factor=reuse_factor, reuse_factors=reuse_factors, strategy=strategy, clock_ns=clock_ns, io_type=io_type,
+        part=part, constants=constants,
+    )  # fmt: skip
+    return (*counted.totals(), *(row for target in TARGETS for row in _parts(target, counted)))
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """A network's counts; `apart` is in what it is unlike the results that the constants `known` are of, empty for inside."""
+
+    found: Sequence[Cost]
+    apart: tuple[Departure, ...]
+    known: Constants
+    clock_ns: float
+    io_type: str
+    where: str
+
+    def totals(self) -> tuple[Figure, ...]:
+        """The first figures of `estimate`, in half of its time: for searches."""
+        found, known, apart = self.found, self.known, self.apart
+        figures = []
+        for target in TARGETS:
+            total = sum(_values(target, self))
+            low, high = _range(target, found, known, apart, total, total)
+            figures.append(_figure(target, total, low, high, self.where, self.told, bool(apart)))
+        return (
+            *figures,
+            _initiation(found, apart, self.where),
+            _clock(found, known, apart, self.clock_ns, self.where, self.told),
+        )
+
+    @property
+    def told(self) -> str:
+        """How a figure was made."""
+        told = f"counts by hls4ml's loops x constants of {self.known.n} results"
+        return told + ("; extrapolated: " + ", ".join(one.told for one in self.apart) if self.apart else "")
+
+
+def count(
+    layers: Sequence[FixedLayer],
+    *,
+    reuse_factor: int = 1,
+    reuse_factors: Mapping[str, int] | None = None,
+    strategy: str = "resource",
+    clock_ns: float = 5.0,
+    io_type: str = "io_parallel",
+    part: str = "",
+    constants: Constants | None = None,
+) -> Counted:
+    """What `estimate` makes figures of; parameters and errors are the same."""
+    known, own = constants or shipped(), reuse_factors or {}
     checked = _settings(strategy, reuse_factor, clock_ns, io_type)
     for layer in layers:
         check(layer)
     if not any(layer.weighted for layer in layers):
         raise Unsupported("the hls4ml estimate", layers[0].name if layers else "", "network", "it has no layer with weights")
-    found = [cost(layer, reuse_factor, checked, clock_ns) for layer in layers]
-    apart = departures(found, reuse_factor, strategy, clock_ns, io_type, part, known)
+    asked = hls4ml_requests.of_layers(layers, reuse_factor, own)
+    found = [cost(layer, wanted, checked, clock_ns) for layer, wanted in zip(layers, asked, strict=True)]
+    if own:
+        apart = hls4ml_requests.unlike(found, strategy, clock_ns, io_type, part, known)
+    else:
+        apart = departures(found, reuse_factor, strategy, clock_ns, io_type, part, known)
     where = part or next((region.part for region in known.regions if region.part), "the part that the constants are of")
-    told = f"counts by hls4ml's loops x constants of {known.n} results"
-    if apart:
-        told += "; extrapolated: " + ", ".join(one.told for one in apart)
-    totals, rows = [], []
-    for target in TARGETS:
-        figures = _figures(target, found, known, apart, where, told, io_type)
-        totals.append(figures[0])
-        rows += figures[1:]
-    return (*totals, _initiation(found, apart, where), _clock(found, known, apart, clock_ns, where, told), *rows)
+    return Counted(found, apart, known, clock_ns, io_type, where)
 
 
 def in_bram18(figure: Figure) -> Figure:
@@ -179,24 +229,23 @@ def check(layer: FixedLayer) -> None:
         raise Unsupported("the hls4ml estimate", layer.name, layer.kind, reason)
 
 
-def _figures(
-    target: str, found: Sequence[Cost], known: Constants, apart: Sequence[Departure], where: str, told: str, io_type: str
-) -> list[Figure]:
-    """The total and its parts, whole numbers (halves for bram), the parts adding up to the total."""
-    if target == "bram":
-        values = [round(2 * known.tiles(one)) / 2 for one in found]
-    else:
-        behind = _behind(found) if target == "cycles" and io_type == "io_stream" else set()
-        values = [0 if index in behind else round(known.of(target, one)) for index, one in enumerate(found)]
-    total = sum(values)
-    low, high = _range(target, found, known, apart, total, total)
-    figures = [_figure(target, total, low, high, where, told, bool(apart))]
-    for one, value in zip(found, values, strict=True):
+def _parts(target: str, counted: Counted) -> Iterator[Figure]:
+    """What each layer adds to a total."""
+    values = _values(target, counted)
+    for one, value in zip(counted.found, values, strict=True):
         if value or one.layer.weighted:
-            least, most = _range(target, [one], known, apart, value, total)
-            attributed = f"its part of the sum, reuse factor {one.reuse}" if one.layer.weighted else "its part of the sum"
-            figures.append(_figure(target, value, least, most, where, attributed, bool(apart), one.layer.name))
-    return figures
+            least, most = _range(target, [one], counted.known, counted.apart, value, sum(values))
+            told = f"its part of the sum, reuse factor {one.reuse}" if one.layer.weighted else "its part of the sum"
+            yield _figure(target, value, least, most, counted.where, told, bool(counted.apart), one.layer.name)
+
+
+def _values(target: str, counted: Counted) -> list[float]:
+    """By layer, whole numbers (halves for bram), which add up to the total."""
+    found, known = counted.found, counted.known
+    if target == "bram":
+        return [round(2 * known.tiles(one)) / 2 for one in found]
+    behind = _behind(found) if target == "cycles" and counted.io_type == "io_stream" else set()
+    return [0 if index in behind else round(known.of(target, one)) for index, one in enumerate(found)]
 
 
 def _figure(

@@ -70,11 +70,11 @@ def unlike(
     common = Requests(max(one.least for one, _ in each), min(one.greatest for one, _ in each))
     known = [region.reuse for region in constants.regions] or [(1, ANY)]
     if common.least <= common.greatest:
-        highest = max(reuse for _, reuse in each)
-        return min((compared(common.nearest(highest, span)) for span in known), key=area)
+        most_reused = max(reuse for _, reuse in each)
+        return min((compared(common.nearest(most_reused, span)) for span in known), key=area)
     choices = []
     for least, most in known:
         asked = [one.nearest(reuse, (least, most)) for one, reuse in each]
-        lowest, highest = compared(min(asked)), compared(max(asked)) if max(asked) > most else ()
+        lowest, highest = compared(min(asked)), (compared(max(asked)) if max(asked) > most else ())
         choices.append((*dict.fromkeys((*lowest, *highest)), APART))
     return min(choices, key=area)

@@ -21,7 +21,7 @@ from edgesdk_converters.model import Model
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.fpga.dense_spec import parse
 from edgesdk_targets.fpga.hls4ml_constants import shipped
-from edgesdk_targets.fpga.hls4ml_estimate import LEVEL, TARGETS, estimate, in_bram18, layers_from_cost, layers_of
+from edgesdk_targets.fpga.hls4ml_estimate import LEVEL, TARGETS, count, estimate, in_bram18, layers_from_cost, layers_of
 from edgesdk_targets.fpga.hls4ml_fit import ANALYTIC
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
 
@@ -78,6 +78,49 @@ def test_parts_add_up_and_every_figure_is_an_honest_estimate(layers: Any, given_
         assert figure.layer is None or figure.layer in names
     for total in found[:5]:
         assert total.value == sum(figure.value or 0 for figure in found[7:] if figure.name == total.name)
+
+
+def test_layers_with_reuse_factors_of_their_own_cost_what_each_costs_alone() -> None:
+    layers = parse("dense:48-72-16@8bit")
+    found = values(layers, reuse_factors={"dense_1": 1152}, reuse_factor=288)
+    parts = [values(layers[:1], reuse_factor=1152), values(layers[2:], reuse_factor=288)]
+    between = {"lut": found["lut"] - sum(part["lut"] for part in parts), "cycles": 1}
+    assert found["dsp"] == 3456 / 1152 + 1152 / 288
+    assert found["cycles"] == sum(part["cycles"] for part in parts) + between["cycles"] == 1152 + 2 + 1 + 288 + 2
+    assert between["lut"] == next(
+        row.value for row in estimate(layers, reuse_factor=288) if (row.name, row.layer) == ("lut", "relu_1")
+    )
+    assert found["initiation_interval"] == 1152 + 3
+
+
+@pytest.mark.parametrize("wanted", [1, 100, 1024, 2000])
+def test_reuse_factors_that_one_request_gives_are_estimated_as_that_request(wanted: int) -> None:
+    layers = parse(INSIDE)
+    whole = totals(layers, reuse_factor=wanted)
+    own = totals(layers, reuse_factors={layer.name: wanted for layer in layers if layer.weighted})
+    for name, figure in whole.items():
+        assert (own[name].value, own[name].interval, own[name].extrapolated) == (
+            figure.value, figure.interval, figure.extrapolated,
+        )  # fmt: skip
+
+
+def test_mixed_reuse_factors_are_extrapolated_and_less_certain() -> None:
+    inside, mixed = (totals(parse(INSIDE), reuse_factors={"dense_1": 3456, "dense_2": own}) for own in (1152, 576))
+    assert not inside["lut"].extrapolated and mixed["lut"].extrapolated
+    assert "no single request gives" in mixed["lut"].method and ratio(mixed["lut"]) > ratio(inside["lut"])
+
+
+def test_reuse_factors_of_no_layer_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'fc1'.*dense_1, dense_2"):
+        estimate(parse(INSIDE), reuse_factors={"fc1": 16})
+    with pytest.raises(RecipeError, match="reuse factor 0 of dense_1"):
+        estimate(parse(INSIDE), reuse_factors={"dense_1": 0})
+
+
+@settings(deadline=None, max_examples=20)
+@given(NETWORKS, SETTINGS)
+def test_counts_give_the_totals_that_an_estimate_begins_with(layers: Any, given_: dict[str, Any]) -> None:
+    assert count(layers, **given_).totals() == estimate(layers, **given_)[: len(TOTALS)]
 
 
 @settings(deadline=None)

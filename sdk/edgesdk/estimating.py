@@ -1,0 +1,157 @@
+"""Estimates before anything runs: of a target's own runtime, of another that was published, of a phone, of logic."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgesdk_converters.errors import DeviceError, TargetError
+from edgesdk_targets import device as devices
+from edgesdk_targets.figure import counted
+from edgesdk_targets.report import Report
+from edgesdk_targets.target import Target, make
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+    from edgesdk_converters.model import Model
+    from edgesdk_targets.figure import Figure
+    from edgesdk_targets.latency_model import Fitted, Setting
+
+Fit = str | os.PathLike[str]
+BACKENDS = {"tensorrt": "gpu-tensorrt", "ncnn-vulkan": "gpu-vulkan", "onnxruntime-cuda": "gpu-cuda", "pytorch": "gpu-cuda"}
+"""Of the runtimes that compute on a GPU; all others compute on the CPU."""
+PHONES_RUNTIME = "ncnn"
+
+
+def estimate(
+    model: str | os.PathLike[str] | Model,
+    *,
+    target: str | None = None,
+    device: str | None = None,
+    precision: str = "",
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, str] | None = None,
+    threads: int = 0,
+    runtime: str = "",
+    fit: Fit | None = None,
+) -> Report:
+    """What a model, a layer list in JSON, or a line like `dense:16-64-32-5@8bit` will cost on a device, without running it.
+
+    `runtime` is another than the target's own (ncnn, ncnn-vulkan, tensorrt, onnxruntime, …), `threads` 0 all cores; `fit` a file
+    that `edgesdk fit` wrote. Phones, which have no target, are estimated in ncnn. Every figure has its interval. Raises
+    DeviceError, TargetError, ModelError.
+    """
+    from edgesdk_converters.cost import total
+
+    from .sources import open_layers
+
+    if device is not None and device not in devices.names() and target is None and _is_published(device):
+        return _of_phone(model, device, precision, shapes, threads, runtime, fit)
+    backend = _with(make(target, device, settings), threads, fit)
+    precision = precision or backend.default_precision
+    backend.recipe(precision)
+    if isinstance(model, str) and model.startswith("dense:"):
+        return Report(model, backend.name, backend.device.name, "", backend.estimate_text(model))
+    name, layers = open_layers(model, shapes=shapes)
+    if runtime or (fit is not None and not _is_toml(fit)):
+        rows = _modelled(layers, backend.device, runtime or _own_runtime(backend), threads, _precision(layers, precision), fit)
+    else:
+        rows = backend.estimate(layers, precision)
+    sums = total(layers)
+    rows = (
+        *rows,
+        counted("macs", sums.macs, "counted from the layers"),
+        counted("params", sums.params, "counted from the layers"),
+        counted("weight_bytes", sums.weight_bytes, "counted from the layers"),
+    )
+    only = backend.device.estimate_only
+    notes = (f"nothing can be exported to {backend.device.name}: {only}",) if only else ()
+    return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
+
+
+def _is_published(device: str) -> bool:
+    from edgesdk_targets.latency_model import PUBLISHED
+
+    return device in PUBLISHED
+
+
+def _of_phone(
+    model: str | os.PathLike[str] | Model,
+    device: str,
+    precision: str,
+    shapes: Mapping[str, Sequence[int]] | None,
+    threads: int,
+    runtime: str,
+    fit: Fit | None,
+) -> Report:
+    from edgesdk_targets.estimate import published_profile
+
+    from .sources import open_layers
+
+    profile = published_profile(device)
+    name, layers = open_layers(model, shapes=shapes)
+    rows = _modelled(layers, profile, runtime or PHONES_RUNTIME, threads, _precision(layers, precision or "fp32"), fit)
+    return Report(name, "", device, "", rows, notes=(f"nothing can be exported to {device}: {profile.estimate_only}",))
+
+
+def _modelled(
+    layers: Sequence[Layer], profile: devices.DeviceProfile, runtime: str, threads: int, precision: str, fit: Fit | None
+) -> tuple[Figure, ...]:
+    from edgesdk_targets.estimate import modelled, peak_memory
+    from edgesdk_targets.latency_model import Setting
+
+    backend = BACKENDS.get(runtime, "cpu")
+    cores = profile.get("cores", int)
+    if threads and cores is not None and threads > cores:
+        raise TargetError(f"threads is {threads}; {profile.name} has {cores} cores", "give 0 for all of them")
+    setting: Setting = Setting(
+        runtime.removesuffix("-vulkan").removesuffix("-cuda"), backend,
+        None if backend != "cpu" else threads or cores, precision,
+    )  # fmt: skip
+    return (*modelled(layers, profile, setting, fitted=_fitted(fit)), peak_memory(layers, profile))
+
+
+def _precision(layers: Sequence[Layer], asked: str) -> str:
+    """Of a layer list that says so itself: int8."""
+    work = sum(layer.macs for layer in layers)
+    integers = sum(layer.macs for layer in layers if layer.dtype == "int8")
+    return "int8" if asked == "fp32" and work and integers > work / 2 else asked
+
+
+def _own_runtime(backend: Target) -> str:
+    return "tensorrt" if backend.name == "jetson" else "onnxruntime"
+
+
+def _is_toml(fit: Fit) -> bool:
+    return os.fspath(fit).endswith(".toml")
+
+
+def _with(backend: Target, threads: int, fit: Fit | None) -> Target:
+    """The target with threads, and with constants of its own, where it takes them."""
+    known = {field.name for field in fields_of(backend)}
+    if threads:
+        if "threads" not in known:
+            raise TargetError(f"target {backend.name} has no threads to choose", "leave --threads out")
+        backend = replace(backend, threads=threads)  # type: ignore[call-arg]
+    if fit is not None and _is_toml(fit):
+        if "constants" not in known:
+            raise TargetError(f"{os.fspath(fit)} holds constants of logic; {backend.name} takes a .json that edgesdk fit wrote")
+        backend = replace(backend, constants=os.fspath(fit))  # type: ignore[call-arg]
+    return backend
+
+
+def _fitted(fit: Fit | None) -> Fitted | None:
+    from edgesdk_targets.latency_fit import fitted_from_json
+
+    if fit is None:
+        return None
+    try:
+        data = json.loads(Path(fit).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{os.fspath(fit)} is no fit: {error}", "make one with edgesdk fit") from error
+    return fitted_from_json(data)

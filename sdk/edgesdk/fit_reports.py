@@ -1,0 +1,122 @@
+"""Records for a fit from reports that `edgesdk measure` wrote on one board; what says nothing about that board is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgesdk_converters.errors import BundleError, DeviceError
+from edgesdk_targets import device as devices
+from edgesdk_targets.report import Report
+
+from .sources import open_layers
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+    from edgesdk_targets.latency_fit import Record
+    from edgesdk_targets.latency_model import DeviceFacts, Setting
+
+SHARE_OF_WEIGHTS = 0.7
+"""Of a network's fp32 weights: a smaller artefact holds another precision, or another network."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A network's name and record, and the report that it is from."""
+
+    name: str
+    record: Record
+    path: Path
+    noisy: bool
+
+
+def device_of(texts: Sequence[str]) -> tuple[str, DeviceFacts]:
+    """Name and facts of the one device that `MODEL=REPORT.json` are of. Raises BundleError for no reports, DeviceError."""
+    from edgesdk_targets.latency_model import PUBLISHED, DeviceFacts, published_facts
+
+    named = sorted({_report(path).device for _, path in map(_parted, texts)})
+    if len(named) > 1:
+        raise DeviceError(f"reports are of several devices: {', '.join(named)}", "fit each by itself")
+    name = named[0]
+    return name, published_facts(PUBLISHED[name]) if name in PUBLISHED else DeviceFacts.from_profile(devices.profile(name))
+
+
+def of_reports(
+    texts: Sequence[str], facts: DeviceFacts, threads: int | None, precision: str, progress: Callable[[str], None]
+) -> list[Read]:
+    """Records from `MODEL=REPORT.json`, run with `threads` (None: one for each core) in `precision`.
+
+    Raises DeviceError for figures that are not measured, or not on that device; BundleError for reports of other models.
+    """
+    from edgesdk_targets.latency_fit import record
+
+    found = []
+    for source, path in map(_parted, texts):
+        report = _report(path)
+        _check_place(path, report)
+        progress(f"reading {source}")
+        name, layers = open_layers(source)
+        if report.model != name:
+            raise BundleError(f"{path} is of the model {report.model!r}, not of {name!r}", "name the model that was measured")
+        _check_size(path, report, layers, precision)
+        setting = _setting(path, report, facts, threads, precision)
+        found.append(Read(name, record(report, layers, setting), path, bool(report.machine.get("noisy"))))
+    return found
+
+
+def _parted(text: str) -> tuple[str, Path]:
+    source, _, path = text.rpartition("=")
+    return source, Path(path)
+
+
+def _report(path: Path) -> Report:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is no report: {error}", "edgesdk measure BUNDLE --out FILE writes one") from error
+    return Report.from_json(data)
+
+
+def _check_place(path: Path, report: Report) -> None:
+    """Raises DeviceError unless a latency was measured, and on the device itself."""
+    figure = report.find("latency_ms")
+    if figure is None or figure.provenance != "measured" or figure.value is None:
+        told = f"its latency_ms is {figure.provenance}" if figure is not None else "it has no latency_ms"
+        raise DeviceError(f"{path}: nothing to fit on: {told}", "edgesdk measure BUNDLE --out FILE, on the board itself")
+    machine, here = report.machine, report.device == devices.THIS_MACHINE
+    elsewhere = machine.get("cpu") != devices.cpu_model() if here else machine.get("is_device") is not True
+    if elsewhere:
+        raise DeviceError(
+            f"{path} was measured on {figure.where} ({machine.get('architecture', '?')}), which is no {report.device}",
+            f"run edgesdk measure on {'this machine' if here else 'the board'}",
+        )
+
+
+def _check_size(path: Path, report: Report, layers: Sequence[Layer], precision: str) -> None:
+    """Raises DeviceError where an artefact is too small to hold the network's weights in fp32."""
+    found, weights = report.find("artifact_bytes"), sum(layer.weight_bytes for layer in layers)
+    if precision == "fp32" and found is not None and found.value is not None and found.value < SHARE_OF_WEIGHTS * weights:
+        raise DeviceError(
+            f"{path} is of an artefact of {found.value / 1e6:.3g} MB, and the model has {weights / 1e6:.3g} MB of weights",
+            "say its --precision (int8, fp16), or name the model that was measured",
+        )
+
+
+def _setting(path: Path, report: Report, facts: DeviceFacts, threads: int | None, precision: str) -> Setting:
+    """From `onnxruntime 1.32.0, CPUExecutionProvider`, what a report says of the runtime."""
+    from edgesdk_targets.latency_model import Setting
+
+    told = str(report.machine.get("runtime", ""))
+    if "TensorrtExecutionProvider" in told:
+        return Setting("tensorrt", "gpu-tensorrt", None, precision)
+    if "CUDAExecutionProvider" in told:
+        return Setting("onnxruntime", "gpu-cuda", None, precision)
+    runtime = told.partition(" ")[0]
+    if not runtime:
+        raise DeviceError(f"{path} does not say which runtime it measured", "measure again with this edgesdk")
+    if threads is not None and not 1 <= threads <= facts.cores:
+        raise DeviceError(f"threads is {threads}; {facts.name} has {facts.cores} cores", f"give 1 to {facts.cores}")
+    return Setting(runtime, "cpu", threads or facts.cores, precision)

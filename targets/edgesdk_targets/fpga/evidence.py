@@ -1,0 +1,125 @@
+"""Whether every level of a design computes the same integers, and how many cycles it takes: vectors, comparisons, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgesdk_converters.errors import ContractBroken, DeviceError
+from edgesdk_converters.integer_program import IntegerProgram, Integers
+
+from ..bundle import Bundle
+from ..figure import Figure
+
+if TYPE_CHECKING:
+    from edgesdk_converters.model import Model
+
+MODEL = "model.onnx"
+"""The fixed-point network in a bundle: what every level of its logic is compared with."""
+VECTORS = 1_000
+LEAST_VECTORS = 20
+SIMULATED_CYCLES = 5_000_000
+"""Of a simulation at export: about a minute for a design of some ten thousand gates."""
+SEED = 0
+
+
+def model_of(bundle: Bundle) -> Model:
+    """The fixed-point network that lies in a bundle."""
+    import onnx
+
+    from edgesdk_converters.model import Model
+
+    return Model.from_proto(onnx.ModelProto.FromString(bundle.read(MODEL)), bundle.manifest.name)
+
+
+def program_of(bundle: Bundle) -> IntegerProgram:
+    """The integers that a bundle's network computes."""
+    from edgesdk_converters.integer_reader import program
+
+    return program(model_of(bundle))
+
+
+def vector_count(interval_cycles: int) -> int:
+    """How many inferences are simulated: VECTORS, fewer where one takes many cycles."""
+    return max(LEAST_VECTORS, min(VECTORS, SIMULATED_CYCLES // max(1, interval_cycles)))
+
+
+def vectors(program: IntegerProgram, count: int) -> dict[str, Integers]:
+    """Input codes from seed 0: all least, all greatest, all zero, then noise over the whole range and, by turns, of its ends."""
+    rng = np.random.default_rng(SEED)
+    found = {}
+    for name in program.inputs:
+        codes = program.tensors[name]
+        made = rng.integers(codes.low, codes.high, (count, *codes.shape), dtype=np.int64, endpoint=True)
+        for row in range(3, count, 3):  # extremes meet each other
+            made[row] = rng.choice([codes.low, codes.high, 0 if codes.low <= 0 else codes.low], codes.shape)
+        for row, value in enumerate((codes.low, codes.high, max(codes.low, 0))):
+            if row < count:
+                made[row] = value
+        found[name] = made
+    return found
+
+
+def mismatches(
+    program: IntegerProgram, codes: Mapping[str, Integers], found: Mapping[str, Integers], level: str, told: str
+) -> Figure:
+    """How many of all output codes differ from the integer reference. Raises ContractBroken where any does: it is a bug."""
+    wanted = program.run(codes)
+    count = len(next(iter(codes.values())))
+    wrong = sum(int((found[name] != wanted[name]).sum()) for name in program.outputs)
+    if wrong:
+        total = sum(array.size for array in wanted.values())
+        raise ContractBroken(
+            f"{told}: {wrong} of {total:,} output codes differ from the integer reference over {count} inferences",
+            "this is a defect of edgesdk: please report it with the model",
+        )
+    return Figure(
+        "mismatches", wrong, "simulated", told,
+        f"output codes that differ from the integer reference, {count} inferences from seed 0", segment=level, n=count,
+    )  # fmt: skip
+
+
+def of_onnxruntime(bundle: Bundle, program: IntegerProgram, progress: Callable[[str], None]) -> Figure:
+    """How many output codes of ONNX Runtime on the fixed-point network differ from the integer reference.
+
+    None can where float32 holds every sum; where it does not, the method says in which layers.
+    """
+    from edgesdk_converters.reference import Reference
+
+    progress("comparing the integers with ONNX Runtime")
+    codes = vectors(program, VECTORS if sum(program.tensors[name].size for name in program.inputs) <= 4096 else 100)
+    count = len(next(iter(codes.values())))
+    reference = Reference(model_of(bundle))
+    wanted = program.decode(program.run(codes))
+    wrong = 0
+    for row in range(count):
+        feed = {name: (codes[name][row : row + 1] * program.tensors[name].step).astype(np.float32) for name in program.inputs}
+        answers = reference.run(feed)
+        wrong += sum(int((answers[name].reshape(-1) != wanted[name][row].reshape(-1)).sum()) for name in program.outputs)
+    inexact = [node for node, exact in program.exact.items() if not exact]
+    if wrong and not inexact:
+        raise ContractBroken(
+            f"{wrong} output values of ONNX Runtime differ from the integer reference although float32 is exact in every layer",
+            "this is a defect of edgesdk: please report it with the model",
+        )
+    told = f"exact in float32: all {len(program.exact)} layers"
+    if inexact:
+        shown = ", ".join(inexact[:3]) + (f" and {len(inexact) - 3} more" if len(inexact) > 3 else "")
+        told = f"float32 does not hold every sum of {shown}"
+    return Figure(
+        "mismatches", wrong, "measured", "ONNX Runtime on this machine",
+        f"output values that differ from the integer reference, {count} inferences from seed 0; {told}", segment="onnxruntime",
+        n=count,
+    )  # fmt: skip
+
+
+def same_design(bundle: Bundle, wanted: Mapping[str, bytes], found: Mapping[str, bytes]) -> None:
+    """Raises DeviceError where a bundle's files are not those that this edgesdk makes of its network."""
+    other = sorted(name for name in wanted if found.get(name) != wanted[name])
+    if other:
+        raise DeviceError(
+            f"{bundle.manifest.name} was made by {bundle.manifest.made_by or 'another edgesdk'}, whose {other[0]} differs from "
+            "what this one makes", "simulate it with the edgesdk that made it, or export the model again",
+        )  # fmt: skip

@@ -1,0 +1,145 @@
+"""The flow through hls4ml: a project that a vendor's tool builds, and whose C++ g++ compiles for a check to the bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgesdk_converters.errors import TargetError, ToolError, Unsupported
+
+from ..bundle import Bundle, Provider, Runtime
+from ..figure import Figure, Interval, unavailable
+from ..target import Compiled, Completed
+from . import evidence, interface, resources
+
+if TYPE_CHECKING:
+    from edgesdk_converters.cost import Layer
+    from edgesdk_converters.integer_program import IntegerProgram, Integers
+
+    from .hls4ml_flow import Options, Project
+    from .hls4ml_terms import FixedLayer
+    from .target import Fpga
+
+BUILD = "build/"
+OPTIONS = ("backend", "io_type", "strategy", "reuse_factor")
+VECTORS = 1_000
+LARGEST = 10**9
+_ENTRY = re.compile(r"(?P<node>.+?)=(?P<factor>[0-9]{1,10})(?:,|$)|(?P<rest>.+)", re.ASCII | re.DOTALL)
+
+
+def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -> Compiled:
+    """The project under build/ with the commands that build it, and the interface for the host."""
+    from .hls4ml_flow import Options, project
+
+    part = target.device.get("part", str) or ""
+    config = {"flow": "hls4ml", "part": part, "clock_ns": f"{1e3 / target.clock_mhz:g}"}
+    config |= {name: str(getattr(target, name)) for name in OPTIONS}
+    if target.reuse_factors:
+        config["reuse_factors"] = ",".join(target.reuse_factors)
+    made = project(program, _options(config, Options))
+    runtime = Runtime("fpga", f"{BUILD}firmware/{made.options.name}.cpp", providers=(Provider("g++"),), config=config)
+    files = {f"{BUILD}{name}": data for name, data in made.files.items()}
+    files[interface.FILE] = interface.Interface.of(program, dtypes).to_bytes()
+    step = {
+        "step": "vendor", "folder": BUILD.rstrip("/"), "commands": [list(command) for command in made.build.commands],
+        "tool": made.build.tool, "tool_name": made.build.tool_name,
+    }  # fmt: skip
+    return Compiled(files, runtime, (step,), made.notes)
+
+
+def kept_in(bundle: Bundle, program: IntegerProgram) -> Project:
+    """The project that lies in a bundle. Raises DeviceError where this edgesdk would write another."""
+    from .hls4ml_flow import Options, project
+
+    found = project(program, _options(bundle.manifest.runtime.config, Options))
+    files = {name: bundle.read(f"{BUILD}{name}") for name in found.files if f"{BUILD}{name}" in bundle.manifest.files}
+    evidence.same_design(bundle, found.files, files)
+    return replace(found, files=files)
+
+
+def simulation(
+    bundle: Bundle, program: IntegerProgram, progress: Callable[[str], None]
+) -> tuple[Callable[[Mapping[str, Integers]], Mapping[str, Integers]], str, str]:
+    """A function that runs a bundle's C++, compiled here, and the compiler's name."""
+    from .hls4ml_emulation import emulate
+
+    made = kept_in(bundle, program)
+
+    def simulate(codes: Mapping[str, Integers]) -> Mapping[str, Integers]:
+        return emulate(made, codes, progress)
+
+    return simulate, "g++", f"emulation of hls4ml's {made.options.backend} project"
+
+
+def estimated(layers: Sequence[Layer], target: Fpga) -> tuple[Figure, ...]:
+    """What layers will take in hls4ml, from their sizes and the bits that were asked for."""
+    from .hls4ml_estimate import layers_from_cost
+
+    return of_fixed(layers_from_cost(layers, target.bits), target)
+
+
+def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> Completed:
+    """Mismatches of the C++ against the integers, and what the network is estimated to take."""
+    from .hls4ml_estimate import in_bram18, layers_of
+
+    program = evidence.program_of(bundle)
+    rows = [evidence.of_onnxruntime(bundle, program, progress)]
+    notes: list[str] = []
+    codes = evidence.vectors(program, VECTORS)
+    progress(f"running {VECTORS} inferences of hls4ml's C++")
+    try:
+        simulate, _, _ = simulation(bundle, program, progress)
+        rows.append(evidence.mismatches(program, codes, simulate(codes), "hls4ml", "hls4ml's C++, compiled with g++"))
+    except (ToolError, Unsupported) as error:
+        rows.append(unavailable("mismatches", "hls4ml's C++", error.message, "hls4ml"))
+    found = [row for row in of_fixed(layers_of(program), target) if row.layer is None]
+    rows += found
+    needs = {
+        row.name: (in_bram18(row) if row.name == "bram" else row).interval or Interval(row.value, row.value, 0.8)
+        for row in found
+        if row.name in ("lut", "ff", "dsp", "bram") and row.value is not None
+    }
+    notes += [f"by estimate, {note}" for note in resources.check(target.device, needs)]
+    return Completed({}, tuple(rows), tuple(notes))
+
+
+def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
+    """The same of layers in fixed point; unavailable where an operator has no formula."""
+    from .hls4ml_constants import read_constants
+    from .hls4ml_estimate import estimate
+
+    part = target.device.get("part", str) or ""
+    try:
+        found = estimate(
+            layers, reuse_factor=target.reuse_factor, reuse_factors=reuse_factors(",".join(target.reuse_factors)),
+            strategy=target.strategy, clock_ns=1e3 / target.clock_mhz, io_type=target.io_type, part=part,
+            constants=read_constants(Path(target.constants)) if target.constants else None,
+        )  # fmt: skip
+    except Unsupported as error:
+        return tuple(unavailable(name, target.device.name, error.message) for name in ("lut", "ff", "dsp", "bram", "cycles"))
+    return tuple(replace(row, where=target.device.name) for row in found)
+
+
+def reuse_factors(text: str) -> dict[str, int]:
+    """Of single nodes, from `NODE=FACTOR,NODE=FACTOR`; nodes may have commas in them. Raises TargetError for other text."""
+    found: dict[str, int] = {}
+    for entry in _ENTRY.finditer(text):
+        node, factor = entry["node"], entry["factor"]
+        if not node or factor is None or not 1 <= int(factor) <= LARGEST:
+            told = f"expected NODE=FACTOR, the factor a whole number from 1 to {LARGEST:,}"
+            raise TargetError(f"reuse_factors: {entry[0].rstrip(',')!r}: {told}", "--set reuse_factors=fc1=16,fc2=32")
+        if node in found:
+            raise TargetError(f"reuse_factors has two for {node!r}: {found[node]} and {factor}", "give one")
+        found[node] = int(factor)
+    return found
+
+
+def _options(config: Mapping[str, str], cls: type[Options]) -> Options:
+    return cls(
+        backend=config["backend"], part=config["part"], clock_ns=float(config["clock_ns"]),  # type: ignore[arg-type]
+        io_type=config["io_type"], strategy=config["strategy"], reuse_factor=int(config["reuse_factor"]),  # type: ignore[arg-type]
+        reuse_factors=reuse_factors(config.get("reuse_factors", "")),
+    )  # fmt: skip

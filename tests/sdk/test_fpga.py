@@ -1,0 +1,258 @@
+"""Exports for FPGAs from end to end: levels that agree to the bit, what the tools report, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import edgesdk
+from edgesdk_converters.errors import ContractBroken, DeviceError, DoesNotFit, RecipeError, TargetError, ToolError, Unsupported
+from edgesdk_converters.integer_program import Dense
+from edgesdk_converters.model import Model
+from edgesdk_converters.reference import Reference
+from edgesdk_targets import bundle as bundles
+from edgesdk_targets.fpga import evidence
+from edgesdk_targets.fpga.runner import FpgaRunner
+from edgesdk_targets.report import Report
+
+from .conftest import run_here
+
+SIZES = (8, 6, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Two dense layers with a ReLU between them."""
+    return dense(SIZES)
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(5).standard_normal((300, SIZES[0])).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
+def logic(model: Model, samples: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> edgesdk.Bundle:
+    """The network on a small ECP5, synthesised but not routed."""
+    out = tmp_path_factory.mktemp("rtl") / "net.edge"
+    return edgesdk.export(
+        model, device="ecp5-25k", settings={"bits": "5", "tools": "synthesis"}, data=samples, max_relative_error=0.5, out=out
+    )
+
+
+@pytest.fixture(scope="module")
+def project(model: Model, samples: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> edgesdk.Bundle:
+    """The network as a project of hls4ml."""
+    out = tmp_path_factory.mktemp("hls") / "net.edge"
+    return edgesdk.export(model, device="pynq-z2", settings={"flow": "hls4ml"}, data=samples, max_relative_error=0.5, out=out)
+
+
+def dense(sizes: tuple[int, ...], last: str = "") -> Model:
+    rng = np.random.default_rng(3)
+    nodes, stored, name = [], [], "x"
+    for index, (ins, outs) in enumerate(itertools.pairwise(sizes)):
+        weight = rng.standard_normal((outs, ins)).astype(np.float32) / np.float32(np.sqrt(ins))
+        stored += [numpy_helper.from_array(weight, f"w{index}"), numpy_helper.from_array(weight[:, 0] / 4, f"b{index}")]
+        nodes.append(helper.make_node("Gemm", [name, f"w{index}", f"b{index}"], [f"g{index}"], name=f"fc{index}", transB=1))
+        name = f"g{index}"
+        if index < len(sizes) - 2:
+            nodes.append(helper.make_node("Relu", [name], [f"r{index}"], name=f"relu{index}"))
+            name = f"r{index}"
+    if last:
+        nodes.append(helper.make_node(last, [name], ["end"], name="last"))
+        name = "end"
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, d]) for n, d in (("x", sizes[0]), (name, sizes[-1])))
+    graph = helper.make_graph(nodes, "net", [x], [y], stored)
+    return Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "net")
+
+
+def value(report: Report, name: str, segment: str = "whole") -> float:
+    found = report.find(name, segment)
+    assert found is not None and found.value is not None, (name, segment)
+    return found.value
+
+
+def answers(bundle: edgesdk.Bundle, x: np.ndarray) -> np.ndarray:
+    with edgesdk.load(bundle.path) as session:
+        return np.concatenate([session.run({"x": row[None]})["g1"] for row in x])
+
+
+def fixed_answers(bundle: edgesdk.Bundle, x: np.ndarray) -> np.ndarray:
+    """Of ONNX Runtime on the fixed-point network in the bundle."""
+    reference = Reference(evidence.model_of(bundle))
+    return np.concatenate([reference.run({"x": row[None]})["g1"] for row in x])
+
+
+def test_verilog_agrees_at_every_level_and_its_figures_say_where_they_are_from(logic: edgesdk.Bundle) -> None:
+    report = logic.report()
+    for level, provenance, least in (("onnxruntime", "measured", 100), ("rtl", "simulated", 1000), ("ports", "simulated", 5)):
+        found = report.find("mismatches", level)
+        assert found is not None and found.value == 0 and found.provenance == provenance and (found.n or 0) >= least
+    for name, provenance in (("cycles", "simulated"), ("initiation_interval", "simulated"), ("lut", "tool-reported")):
+        found = report.find(name)
+        assert found is not None and found.value and found.provenance == provenance
+    assert value(report, "initiation_interval") == 1
+    assert value(report, "dsp") == value(report, "bram") == 0
+    for name in ("accuracy", "latency_ms", "relative_error"):
+        found = report.find(name)
+        assert found is None or found.provenance != "measured", name
+    assert report.find("fmax_mhz").provenance == "unavailable"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("flow", ["logic", "project"])
+def test_running_a_bundle_runs_its_own_design_to_the_bit(flow: str, request: pytest.FixtureRequest, samples: Any) -> None:
+    bundle = request.getfixturevalue(flow)
+    x = np.concatenate([samples["x"][:3], np.full((1, 8), 1e6, np.float32), np.full((1, 8), -1e6, np.float32)])
+    assert np.array_equal(answers(bundle, x), fixed_answers(bundle, x))
+    assert edgesdk.verify(bundle.path).contract.status == "passed"
+
+
+def test_the_cpp_of_a_project_agrees_and_its_cost_is_an_estimate(project: edgesdk.Bundle) -> None:
+    report = project.report()
+    assert value(report, "mismatches", "hls4ml") == value(report, "mismatches", "onnxruntime") == 0
+    for name in ("lut", "ff", "dsp", "bram", "cycles"):
+        assert report.find(name).provenance == "estimated"  # type: ignore[union-attr]
+    assert (project.path / "build" / "build_prj.tcl").is_file()
+
+
+def test_the_same_export_gives_the_same_bytes(model: Model, samples: Any, logic: edgesdk.Bundle, tmp_path: Path) -> None:
+    again = edgesdk.export(
+        model, device="ecp5-25k", settings={"bits": "5", "tools": "none"}, data=samples, max_relative_error=0.5,
+        out=tmp_path / "net.edge",
+    )  # fmt: skip
+    assert again.digest == logic.digest
+
+
+def test_the_interface_says_how_the_host_makes_and_reads_codes(logic: edgesdk.Bundle, samples: Any) -> None:
+    told = json.loads(logic.read("interface.json"))
+    (port,) = told["inputs"]
+    assert (port["name"], port["bits"], port["signed"], port["shape"]) == ("x", 5, True, [8])
+    codes = np.clip(np.rint(samples["x"][:4] / 2.0 ** port["exponent"]), port["low"], port["high"]).astype(np.int64)
+    program = evidence.program_of(logic)
+    assert np.array_equal(program.encode({"x": samples["x"][:4]})["x"], codes)
+
+
+def test_without_its_simulator_the_contract_waits(
+    model: Model, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = edgesdk.export(
+        model, device="ecp5-25k", settings={"bits": "5"}, data=samples, max_relative_error=0.5, out=tmp_path / "n.edge"
+    )
+    report = made.report()
+    assert report.contract.status == "pending"
+    assert "verilator" in report.find("cycles").method  # type: ignore[union-attr]
+    found = report.find("lut")
+    assert found is not None and found.provenance == "unavailable" and "yosys" in found.method
+    with pytest.raises(ToolError, match="not installed"):
+        edgesdk.load(made.path)
+
+
+def test_other_verilog_than_the_network_gives_is_not_simulated(logic: edgesdk.Bundle, tmp_path: Path) -> None:
+    files = {name: logic.read(name) for name in logic.manifest.files}
+    files["build/stage0_fc0_kernel.v"] = files["build/stage0_fc0_kernel.v"].replace(b"+", b"-", 1)
+    assert files["build/stage0_fc0_kernel.v"] != logic.read("build/stage0_fc0_kernel.v")
+    with pytest.raises(DeviceError, match="differs from what this one makes"):
+        FpgaRunner(bundles.draft(tmp_path, logic.manifest, files))
+
+
+def test_one_wrong_bit_in_a_weight_is_caught(logic: edgesdk.Bundle) -> None:
+    program = evidence.program_of(logic)
+    first = program.operations[0]
+    assert isinstance(first, Dense)
+    weight = first.weight.copy()
+    weight[2, 3] ^= 1
+    broken = replace(program, operations=(replace(first, weight=weight), *program.operations[1:]))
+    codes = evidence.vectors(program, 200)
+    with pytest.raises(ContractBroken, match="differ from the integer reference"):
+        evidence.mismatches(program, codes, broken.run(codes), "rtl", "a broken design")
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "error", "told"),
+    [
+        ({"bits": "1"}, "ecp5-25k", TargetError, "allowed: 2 to 16"),
+        ({"flow": "hls4ml"}, "ecp5-25k", TargetError, "no back end"),
+        ({"clock_ns": "0.1"}, "pynq-z2", TargetError, "allowed: 0.5 to 1000"),
+        ({"flow": "hdl"}, "pynq-z2", RecipeError, "flow"),
+        ({"multipliers": "0"}, "pynq-z2", RecipeError, "at least 1"),
+        ({"speed": "1"}, "pynq-z2", RecipeError, "has no option 'speed'"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(
+    model: Model, samples: Any, settings: dict[str, str], device: str, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        edgesdk.export(model, device=device, settings=settings, data=samples)
+
+
+def test_an_operator_without_an_exact_form_is_refused_by_name(samples: Any, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="last") as caught:
+        edgesdk.export(dense(SIZES, "LogSoftmax"), device="ecp5-25k", data=samples, out=tmp_path / "n.edge")
+    assert "LogSoftmax" in caught.value.message
+    assert not (tmp_path / "n.edge").exists()
+
+
+def test_a_network_that_is_too_large_says_what_it_needs_and_what_there_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((300, 64)).astype(np.float32)}
+    with pytest.raises(DoesNotFit, match="need") as caught:
+        edgesdk.export(
+            dense((64, 64, 32)), device="ecp5-25k", data=data, max_relative_error=1.0, out=tmp_path / "n.edge",
+            settings={"form": "folded", "multipliers": "64"},
+        )  # fmt: skip
+    assert caught.value.need > caught.value.have
+    assert not (tmp_path / "n.edge").exists()
+
+
+def test_build_without_the_vendors_tool_leaves_a_project_and_says_what_to_install(project: edgesdk.Bundle) -> None:
+    with pytest.raises(ToolError, match="is not on the path") as caught:
+        edgesdk.build(project.path)
+    folder = project.path.with_name("net.build")
+    assert "install" in caught.value.hint and str(folder) in caught.value.message
+    assert (folder / "build_prj.tcl").read_bytes() == project.read("build/build_prj.tcl")
+
+
+def test_build_runs_the_free_tools_again(logic: edgesdk.Bundle, tmp_path: Path) -> None:
+    report = edgesdk.build(logic.path, out=tmp_path / "built")
+    assert value(report, "lut") > 0
+    assert value(report, "fmax_mhz") > 10
+    assert (tmp_path / "built" / "design.bit").stat().st_size > 1000
+    assert report.find("fmax_mhz").provenance == "tool-reported"  # type: ignore[union-attr]
+
+
+def test_the_makefile_in_the_bundle_builds_without_edgesdk(logic: edgesdk.Bundle, tmp_path: Path) -> None:
+    import subprocess
+
+    shutil.copytree(logic.path / "build", tmp_path / "build")
+    subprocess.run(["make", "-C", str(tmp_path / "build"), "cells.json"], check=True, capture_output=True, env=os.environ)
+    assert json.loads((tmp_path / "build" / "cells.json").read_text())
+
+
+def test_a_line_of_text_is_estimated_in_no_time_and_only_for_logic(tmp_path: Path) -> None:
+    settings = {"flow": "hls4ml", "reuse_factor": "1024", "strategy": "resource", "clock_ns": "5"}
+    report = edgesdk.estimate("dense:80-24-120@6bit", device="alveo-u250", settings=settings)
+    assert value(report, "cycles") == 1925
+    for name in ("lut", "ff", "cycles"):
+        found = report.find(name)
+        assert found is not None and found.interval is not None and found.interval.level == 0.8 and not found.extrapolated
+    with pytest.raises(TargetError, match="is for fpga"):
+        edgesdk.estimate("dense:80-24-120@6bit", device="raspberry-pi-4")
+    done = run_here("estimate dense:80-24@x --device alveo-u250 --set flow=hls4ml", tmp_path)
+    assert done.code == 2 and "dense:16-64-32-5@8bit" in done.err
