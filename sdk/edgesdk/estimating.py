@@ -106,14 +106,20 @@ def _modelled(
     from edgesdk_targets.latency_model import Setting
 
     backend = BACKENDS.get(runtime, "cpu")
-    cores = profile.get("cores", int)
-    if threads and cores is not None and threads > cores:
-        raise TargetError(f"threads is {threads}; {profile.name} has {cores} cores", "give 0 for all of them")
+    cores = _cores(profile, threads)
     setting: Setting = Setting(
         runtime.removesuffix("-vulkan").removesuffix("-cuda"), backend,
         None if backend != "cpu" else threads or cores, precision,
     )  # fmt: skip
     return (*modelled(layers, profile, setting, fitted=_fitted(fit)), peak_memory(layers, profile))
+
+
+def _cores(profile: devices.DeviceProfile, threads: int) -> int | None:
+    """How many the device has, None where that is not known. Raises TargetError for more threads than that."""
+    cores = profile.get("cores", int)
+    if cores is not None and threads > cores:
+        raise TargetError(f"threads is {threads}; {profile.name} has {cores} cores", "give 0 for all of them")
+    return cores
 
 
 def _precision(layers: Sequence[Layer], asked: str) -> str:
@@ -137,6 +143,7 @@ def _with(backend: Target, threads: int, fit: Fit | None) -> Target:
     if threads:
         if "threads" not in known:
             raise TargetError(f"target {backend.name} has no threads to choose", "leave --threads out")
+        _cores(backend.device, threads)
         backend = replace(backend, threads=threads)  # type: ignore[call-arg]
     if fit is not None and _is_toml(fit):
         if "constants" not in known:

@@ -1,0 +1,105 @@
+"""Estimates of other runtimes, of phones, and with constants of one's own: what goes in where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgesdk
+from edgesdk_converters.errors import DeviceError, TargetError
+from edgesdk_targets import latency_fit, latency_model
+from edgesdk_targets.fpga import hls4ml_constants
+from edgesdk_targets.report import Report
+
+from .conftest import run_here
+
+NET = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_mobilenet.onnx"
+PI = "raspberry-pi-4"
+
+
+def latency(report: Report) -> Any:
+    found = report.find("latency_ms")
+    assert found is not None and found.value is not None and found.interval is not None
+    return found
+
+
+def test_another_runtime_and_fewer_threads_are_another_estimate() -> None:
+    four, one = (latency(edgesdk.estimate(NET, device=PI, runtime="ncnn", threads=threads)) for threads in (4, 1))
+    assert one.value > 1.5 * four.value
+    assert "ncnn cpu, 4 threads" in four.method and "ncnn cpu, 1 thread," in one.method
+    own = latency(edgesdk.estimate(NET, device=PI, threads=1))
+    assert "onnxruntime" in own.method and own.value != one.value
+
+
+def test_a_phone_is_estimated_though_nothing_can_be_exported_to_it() -> None:
+    net = latency_model.FOLDER / "networks" / "resnet50.json"
+    report = edgesdk.estimate(net, device="phone-snapdragon-8-gen-2")
+    assert latency(report).provenance == "estimated" and "ncnn" in latency(report).method
+    assert report.target == "" and any("nothing can be exported" in note for note in report.notes)
+    slower = latency(edgesdk.estimate(net, device="phone-snapdragon-835"))
+    assert slower.value > latency(report).value
+    with pytest.raises(DeviceError, match="unknown device"):
+        edgesdk.export(NET, device="phone-snapdragon-835")
+
+
+def test_a_layer_list_of_integers_is_taken_as_int8(tmp_path: Path) -> None:
+    name = latency_model.FOLDER / "networks" / "mobilenet.json"
+    data = json.loads(name.read_text())
+    fp32 = latency(edgesdk.estimate(name, device=PI, runtime="ncnn", threads=4))
+    assert "fp32" in fp32.method
+    for layer in data["layers"]:
+        layer["int8"] = layer.get("macs", 0) > 0
+    (tmp_path / "m.json").write_text(json.dumps(data | {"int8": True}))
+    int8 = latency(edgesdk.estimate(tmp_path / "m.json", device=PI, runtime="ncnn", threads=4))
+    assert "int8" in int8.method and int8.value < fp32.value
+
+
+def test_a_fit_of_ones_own_moves_the_estimate(tmp_path: Path) -> None:
+    plain = latency(edgesdk.estimate(NET, device=PI, runtime="ncnn", threads=4))
+    fitted = latency_model.Fitted(PI_PUBLISHED, "ncnn", "cpu", scale=0.7, groups={}, low=0.1, high=0.1, records=3)
+    (tmp_path / "fit.json").write_text(json.dumps(latency_fit.fitted_to_json(fitted)))
+    moved = latency(edgesdk.estimate(NET, device=PI, runtime="ncnn", threads=4, fit=tmp_path / "fit.json"))
+    assert moved.value != plain.value
+    assert moved.interval.high / moved.interval.low < plain.interval.high / plain.interval.low
+    with pytest.raises(DeviceError, match="the fit is of ncnn"):
+        edgesdk.estimate(NET, device="raspberry-pi-5", runtime="ncnn", fit=tmp_path / "fit.json")
+
+
+def test_constants_of_ones_own_move_the_estimate_of_logic(tmp_path: Path) -> None:
+    settings = {"flow": "hls4ml", "reuse_factor": "1024", "strategy": "resource"}
+    text = hls4ml_constants.text(hls4ml_constants.shipped())
+    (tmp_path / "same.toml").write_text(text)
+    spec = "dense:80-24-120@6bit"
+    one, two = (
+        edgesdk.estimate(spec, device="alveo-u250", settings=settings, fit=fit).find("lut")
+        for fit in (None, tmp_path / "same.toml")
+    )
+    assert one is not None and two is not None and one.value == two.value
+    with pytest.raises(TargetError, match="takes a [.]json"):
+        edgesdk.estimate(NET, device=PI, fit=tmp_path / "same.toml")
+
+
+PI_PUBLISHED = latency_model.PUBLISHED[PI]
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (f"estimate m.onnx --device {PI} --threads 9", "has 4 cores"),
+        (f"estimate m.onnx --device {PI} --runtime ncnn --threads 9", "has 4 cores"),
+        (f"estimate m.onnx --device {PI} --fit absent.json", "is no fit"),
+        (f"estimate m.onnx --device {PI} --fit damaged.json", "is no fit"),
+        ("estimate m.onnx --device phone-nobody-has", "unknown device"),
+        ("estimate m.onnx --device ecp5-85k --threads 2", "no threads to choose"),
+    ],
+)
+def test_what_does_not_exist_is_one_line(typed: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(NET.read_bytes())
+    (tmp_path / "damaged.json").write_text("{")
+    done = run_here(typed, tmp_path)
+    assert done.code == 1, done.err
+    assert len(done.err.strip().splitlines()) <= 2
+    assert told in done.err
