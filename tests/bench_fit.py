@@ -16,6 +16,7 @@ import numpy as np
 
 import edgesdk
 from edgesdk import fit_table
+from edgesdk.estimating import estimate
 from edgesdk.fit_here import timed
 from edgesdk_converters.model import Model
 from edgesdk_targets.figure import Figure
@@ -53,18 +54,16 @@ def main(minutes: float = 2.0) -> None:
     show(heads, [_shown(row) for row in rows])
     for label, of in (("thread time", "thread_ms"), ("wall clock", "wall_ms")):
         measured = [getattr(row, of) for row in rows]
-        told = [
-            f"MAPE {_mape([row.before for row in rows], measured):.1f} % before, {_mape([r.after for r in rows], measured):.1f} % fitted"
-        ]
-        inside = [_covers(row.after, value) for row, value in zip(rows, measured, strict=True)]
-        print(f"{label}: {told[0]}, in the interval {sum(inside)} of {len(inside)}")
+        errors = [f"{_mape(figures, measured):.1f} %" for figures in ([r.before for r in rows], [r.after for r in rows])]
+        inside = sum(_covers(row.after, value) for row, value in zip(rows, measured, strict=True))
+        print(f"{label}: MAPE {errors[0]} before, {errors[1]} fitted, in the interval {inside} of {len(rows)}")
     print(f"load {os.getloadavg()[0]:.1f}")
 
 
 def _row(name: str, file: Path, folder: Path) -> Row:
     path = FOLDER / f"{name}.onnx"
     before, after = (
-        _latency(edgesdk.estimate(path, device="this-machine", runtime="onnxruntime", threads=1, fit=fit)) for fit in (None, file)
+        _latency(estimate(path, device="this-machine", runtime="onnxruntime", threads=1, fit=fit)) for fit in (None, file)
     )
     (one,) = timed([Model.load(path)], minutes=MINUTES_EACH)
     bundle = folder / f"{name}.edge"

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from edgesdk_targets.report import Report
 
     from .api import build, cuts, inspect, measure, verify
+    from .estimating import estimate
     from .exporting import export
     from .fitting import fit
     from .planning import plan

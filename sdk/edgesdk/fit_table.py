@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 from . import text
@@ -47,7 +48,8 @@ def shown(found: Fit) -> str:
     lines += text.wrap(found.interval)
     for note in found.notes:
         lines += text.wrap(f"note: {note}")
-    return "\n".join([*lines, "", *text.wrap(f"wrote {found.path}"), *text.wrap(found.command)])
+    use = textwrap.wrap(found.command, text.WIDTH, subsequent_indent="  ", break_on_hyphens=False)  # options stay whole
+    return "\n".join([*lines, "", *text.wrap(f"wrote {found.path}"), *use])
 
 
 def _with_error(one: Checked, value: float | None) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgesdk_targets.latency_model import DeviceFacts, Setting
 
 Kind = Literal["latency", "hls4ml"]
-BUNDLES = (".edge", ".edge.zip")
+BUNDLES = (".edge", ".zip")
 MANY = 10
 """Records from which their own errors, each left out, give the interval; of fewer it is the published one where that is wider."""
 LATENCY_CHANGES = {
@@ -116,7 +116,7 @@ def _kind(text: str) -> str:
     name, equals, place = text.rpartition("=")
     if not equals or Path(text).exists():
         name, place = text, ""
-    if name.endswith(BUNDLES):
+    if name.rstrip("/").endswith(BUNDLES):
         return "bundles"
     if place:
         return "reports"
@@ -145,8 +145,9 @@ def _here(path: Path, minutes: float, threads: int, progress: Callable[[str], No
     facts = DeviceFacts.from_profile(devices.profile(devices.THIS_MACHINE))
     found = timed(minutes=minutes, threads=threads, progress=progress)
     noisy = [one.name for one in found if one.noisy]
-    notes = (f"noisy: {', '.join(noisy)}: something else ran on the machine",) if noisy else ()
-    return _of_times([(one.name, one.record) for one in found], facts, path, notes, progress)
+    notes = ["times are the thread's own: what they are on a machine that does nothing else"] if threads == 1 else []
+    notes += [f"noisy: {', '.join(noisy)}: something else ran on the machine"] if noisy else []
+    return _of_times([(one.name, one.record) for one in found], facts, path, tuple(notes), progress)
 
 
 def _of_times(
@@ -157,7 +158,6 @@ def _of_times(
 
     progress(f"fitting {len(named)} records")
     records = [record for _, record in named]
-    settings = {record.setting for record in records}
     found = refit(records, facts)
     checked = []
     for index, (name, one) in enumerate(named):
@@ -173,15 +173,13 @@ def _of_times(
         found = replace(found, low=low, high=high)
     write_beside(path, (json.dumps(fitted_to_json(found), indent=1) + "\n").encode())
     if len(records) < FEW:
-        notes = (*notes, f"{len(records)} records: from {FEW} on a fit is surer than the estimate as it was")
+        told = f"{len(records)} record{'s' if len(records) > 1 else ''}"
+        notes = (*notes, f"{told}: from {FEW} on a fit is surer than the estimate as it was")
     setting = records[0].setting
-    if len(settings) > 1:
-        notes = (*notes, "records are of several settings: threads or precisions")
     changes = [("all", math.exp(found.scale))]
     changes += [(f"of it {LATENCY_CHANGES.get(name, name)}", math.exp(value)) for name, value in found.groups.items() if value]
-    way = f"{setting.runtime} {setting.backend}" + (
-        f", {setting.threads} thread{'s' if setting.threads > 1 else ''}" if setting.threads else ""
-    )
+    way = f"{setting.runtime} {setting.backend}"
+    way += f", {setting.threads} thread{'s' if setting.threads > 1 else ''}" if setting.threads else ""
     command = f"edgesdk estimate MODEL --device {_device(facts)} --runtime {_runtime(setting)} --fit {path}"
     command += f" --threads {setting.threads}" if setting.threads else ""
     low, high = math.exp(-found.low), math.exp(found.high)
@@ -209,38 +207,42 @@ def _of_logic(named: Sequence[tuple[str, LogicRecord]], path: Path, progress: Ca
     records = [record for _, record in named]
     found = hls4ml_fit.fit(records)
     shipped = hls4ml_constants.shipped()
-    checked = []
-    for name, one in named:
-        others = [other for other in records if other.family != one.family]
-        without = hls4ml_fit.fit(others) if len(others) >= hls4ml_fit.FEWEST else None
-        checked += _logic_checks(name, one, shipped, without)
+    checked = _left_out(named, shipped)
     write_beside(path, hls4ml_constants.text(found).encode())
     families, spread = len({one.family for one in records}), found.spread["lut"]
     notes: tuple[str, ...] = ()
     if all(one.left_out is None for one in checked):
-        notes = (f"{families} networks: to leave one out, at least {hls4ml_fit.FEWEST} results of others are needed",)
+        notes = (f"{_networks(families)}: to leave one out, at least {hls4ml_fit.FEWEST} results of others are needed",)
     interval = f"LUTs of a further network are {math.exp(spread.low):.2f} to {math.exp(spread.high):.2f} times their estimate"
     return Fit(
-        "hls4ml", f"hls4ml, {families} networks", path, len(records), _logic_changes(found, shipped), tuple(checked),
+        "hls4ml", f"hls4ml, {_networks(families)}", path, len(records), _logic_changes(found, shipped), tuple(checked),
         f"{interval} in 8 of 10 cases", f"edgesdk estimate MODEL --device NAME --set flow=hls4ml --fit {path}", notes,
     )  # fmt: skip
 
 
-def _logic_checks(name: str, one: LogicRecord, before: Constants, without: Constants | None) -> list[Checked]:
-    """Figures that were reported above 0: an estimate is the reported over exp(residual)."""
+def _networks(count: int) -> str:
+    return f"{count} network{'s' if count > 1 else ''}"
+
+
+def _left_out(named: Sequence[tuple[str, LogicRecord]], shipped: Constants) -> list[Checked]:
+    """Figures that were reported above 0, each by constants fitted without its network: the reported over exp(residual)."""
     from edgesdk_targets.fpga import hls4ml_fit
     from edgesdk_targets.fpga.hls4ml_estimate import TARGETS
 
-    counted = hls4ml_fit.count([one])
+    counted, without = hls4ml_fit.count([record for _, record in named]), {}
+    for family in dict.fromkeys(one.record.family for one in counted):
+        others = [one for one in counted if one.record.family != family]
+        without[family] = hls4ml_fit.constants(others, shipped) if len(others) >= hls4ml_fit.FEWEST else None
     found = []
-    for target in (*TARGETS, "clock"):
-        figure = "clock_est_ns" if target == "clock" else target
-        residuals = [hls4ml_fit.residuals(counted, known, target) if known else [] for known in (before, without)]
-        if residuals[0]:
-            measured = one.measured[figure]
-            first, later = (measured / math.exp(each[0]) if each else None for each in residuals)
-            assert first is not None
-            found.append(Checked(name, figure, measured, first, later))
+    for (name, _), one in zip(named, counted, strict=True):
+        for target in (*TARGETS, "clock"):
+            figure, fitted = "clock_est_ns" if target == "clock" else target, without[one.record.family]
+            before = hls4ml_fit.residuals([one], shipped, target)
+            after = hls4ml_fit.residuals([one], fitted, target) if fitted is not None else []
+            if before:
+                measured = one.record.measured[figure]
+                left_out = measured / math.exp(after[0]) if after else None
+                found.append(Checked(name, figure, measured, measured / math.exp(before[0]), left_out))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,65 @@ def this_machine() -> DeviceProfile:
     memory = total_memory_bytes()
     if memory is not None:
         facts["memory_bytes"] = Fact(memory, "operating system")
+    facts |= arithmetic(_text("/proc/cpuinfo"), _text("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"))
+    if "fp32_flop_per_cycle_per_core" in facts:
+        told = "assumption: one channel of DDR4-3200 (JESD79-4), no system tells it; edgesdk fit --on local corrects what it does"
+        facts["memory_bandwidth_gb_per_s"] = Fact(25.6, told)
     return DeviceProfile(THIS_MACHINE, "server", "the machine edgesdk runs on", facts=facts)
+
+
+def arithmetic(cpuinfo: str, max_khz: str) -> dict[str, Fact]:
+    """Clock, fp32 peak and instructions for int8 and fp16 of a CPU, from Linux's /proc/cpuinfo and cpufreq/cpuinfo_max_freq.
+
+    What they do not tell is left out. The peak is that of two pipes for multiply-add, as most cores of the last ten years have.
+    """
+    lines = (line.partition(":") for line in reversed(cpuinfo.splitlines()))
+    told = {key.strip(): value.strip() for key, _, value in lines}  # of the first core
+    flags = frozenset((told.get("flags") or told.get("Features") or "").split())
+    found = {}
+    if (clock := _clock(told, max_khz)) is not None:
+        found["clock_ghz"] = clock
+    if (peak := _fp32_peak(told, flags)) is not None:
+        found["fp32_flop_per_cycle_per_core"] = peak
+        for fact, known in (("int8_dot_product", _DOT_PRODUCT), ("fp16_arithmetic", _HALF)):
+            found[fact] = Fact(bool(flags & known), f"/proc/cpuinfo: {' or '.join(sorted(known))}")
+    return found
+
+
+_DOT_PRODUCT, _HALF = frozenset(["avx_vnni", "avx512_vnni", "asimddp"]), frozenset(["avx512_fp16", "asimdhp"])
+
+
+def _clock(told: dict[str, str], max_khz: str) -> Fact | None:
+    named = re.search(r"@ ([\d.]+)GHz", told.get("model name", ""))
+    if max_khz.strip().isdecimal() and int(max_khz):
+        return Fact(int(max_khz) / 1e6, "cpufreq: cpuinfo_max_freq")
+    if named:
+        return Fact(float(named[1]), "/proc/cpuinfo: model name")
+    if "flags" in told and re.fullmatch(r"[\d.]+", told.get("bogomips", "")):  # Linux, x86: twice the time-stamp counter's MHz
+        return Fact(round(float(told["bogomips"]) / 2e3, 3), "/proc/cpuinfo: half of bogomips, the time-stamp counter's clock")
+    return None
+
+
+def _fp32_peak(told: dict[str, str], flags: frozenset[str]) -> Fact | None:
+    """Per core and cycle: vectors x 2 pipes x 2 for a multiply-add."""
+    zen4 = told.get("vendor_id") == "AuthenticAMD" and told.get("cpu family") == "25"
+    for needs, flop, how in (
+        ({"avx512f"}, 32 if zen4 else 64, "avx512f" + (", in two halves (AMD 57647, Zen 4)" if zen4 else ": 16 values")),
+        ({"avx2", "fma"}, 32, "avx2 and fma: 8 values"),
+        ({"avx"}, 16, "avx without fma: 8 values, a multiplication and an addition"),
+        ({"sse2"}, 8, "sse2: 4 values, a multiplication and an addition"),
+        ({"asimd"}, 16, "asimd: 4 values"),
+    ):
+        if needs <= flags:
+            return Fact(float(flop), f"/proc/cpuinfo: {how}; two pipes taken for granted")
+    return None
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def usable_cores() -> int:
@@ -125,12 +184,8 @@ def usable_cores() -> int:
 
 def cpu_model() -> str:
     """What the operating system calls the CPU."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
     for key in ("model name", "Model", "Hardware"):
-        for line in text.splitlines():
+        for line in _text("/proc/cpuinfo").splitlines():
             if line.split(":")[0].strip() == key:
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -146,11 +201,8 @@ def _saturates_u8s8() -> bool:
 
 def cpu_flags() -> frozenset[str]:
     """What the operating system says an x86 CPU can do; empty where it does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    lines = _text("/proc/cpuinfo").splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def total_memory_bytes() -> int | None:

@@ -362,6 +362,8 @@ def record(report: Report, layers: Sequence[Layer], setting: Setting) -> Record:
 
 GROUPED_FROM = 6
 """Records from which arithmetic, memory and starts are told apart; fewer only say how fast the device is as a whole."""
+SINGLE_FROM = 24
+"""Records from which every cost is told apart: 3x3 convolutions, which only some runtimes transform, from 1x1 and depthwise."""
 
 
 def refit(records: Sequence[Record], facts: DeviceFacts, known: Constants | None = None) -> Fitted:
@@ -373,10 +375,12 @@ def refit(records: Sequence[Record], facts: DeviceFacts, known: Constants | None
         raise DeviceError(f"records must be of one runtime and backend, got {shown}", "fit each by itself")
     if any(not (entry.latency_ms > 0 and math.isfinite(entry.latency_ms)) for entry in records):
         raise DeviceError("every record needs a latency above 0 ms")
-    names = ["", *(sorted(GROUPS) if len(records) >= GROUPED_FROM else ())]
+    groups = sorted(GROUPS) if len(records) >= GROUPED_FROM else []
+    single = [cost.name for _, cost in model.costs(facts, records[0].setting)] if len(records) >= SINGLE_FROM else []
+    names = ["", *groups, *single]
     group = model.group_of(facts, records[0].setting, known)
     widths = known.intervals.get(group, (0.6, 0.6))
-    prior_spread = np.array([max(sum(widths) / 3.3, 0.1), *([0.25] * (len(names) - 1))])
+    prior_spread = np.array([max(sum(widths) / 3.3, 0.1), *([0.25] * len(groups)), *([0.5] * len(single))])
     slopes_of, logs, target = [], [], np.log([entry.latency_ms for entry in records])
     for entry in records:
         pairs = model.costs(facts, entry.setting)
@@ -385,7 +389,7 @@ def refit(records: Sequence[Record], facts: DeviceFacts, known: Constants | None
         if times.sum() <= 0:
             raise DeviceError("a record's network has no layer that takes time")
         logs.append(np.log(np.maximum(times, 1e-30)))
-        slopes_of.append(np.array([[1.0, *(float(cost.group == name) for name in names[1:])] for _, cost in pairs]))
+        slopes_of.append(np.array([[1.0, *(float(name in (cost.group, cost.name)) for name in names[1:])] for _, cost in pairs]))
     beta = np.zeros(len(names))
     for _ in range(20):
         value, slopes = np.zeros(len(records)), np.zeros((len(records), len(names)))

@@ -271,9 +271,14 @@ def counts(layers: Sequence[Layer], precision: str, fuses: bool = False) -> Arra
     """COUNTS of each layer, one row a layer. `fuses`: the runtime joins a ReLU to the convolution before it, as ONNX Runtime."""
     makers = {name: layer for layer in layers for name in layer.outputs}
     found = np.zeros((len(layers), len(COUNTS)))
+    joined: set[str] = set()
     for row, layer in zip(found, layers, strict=True):
         maker = makers.get(layer.inputs[0]) if layer.inputs else None
-        if layer.kind in _FREE or (fuses and layer.op in _ABSORBED and maker is not None and maker.macs):
+        after_work = maker is not None and (bool(maker.macs) or not joined.isdisjoint(maker.outputs))
+        if fuses and after_work and (layer.op in _ABSORBED or layer.op == "BatchNormalization"):
+            joined.update(layer.outputs)
+            continue
+        if layer.kind in _FREE:
             continue
         for name, value in _layer_counts(layer, precision).items():
             row[COUNTS.index(name)] = value
@@ -454,7 +459,9 @@ def predict(
         raise TargetError("no layer that takes time")
     factor = factors(pairs, known.effects)
     if fitted is not None:
-        factor *= np.exp([fitted.scale + fitted.groups.get(cost.group, 0.0) for _, cost in pairs])
+        factor *= np.exp(
+            [fitted.scale + fitted.groups.get(cost.group, 0.0) + fitted.groups.get(cost.name, 0.0) for _, cost in pairs]
+        )
     times = (nominal(found, pairs) * factor).sum(axis=1)  # a product of matrices would round by their size
     group = group_of(facts, setting, known)
     low, high = known.intervals[group]

@@ -68,6 +68,11 @@ def measure(
     manifest = bundle.manifest
     if runs is not None and runs < 1:
         raise DeviceError(f"{runs} runs are no measurement; allowed: 1 or more")
+    if manifest.runtime.name in runner.SIMULATORS:
+        raise DeviceError(
+            f"{manifest.name} is logic for {manifest.device}: here it is only simulated, and a simulator's time is no latency",
+            "the report of its export has cycles and clock; edgesdk verify compares its answers",
+        )
     emulator = board_facts.emulator()
     progress("measuring in a fresh process")
     before = board_facts.moment()

@@ -22,6 +22,8 @@ RUNNERS = {
     "split": "edgesdk_targets.split_runner:SplitRunner",
     "fpga": "edgesdk_targets.fpga.runner:FpgaRunner",
 }
+SIMULATORS = frozenset(["fpga"])
+"""Runners that simulate other hardware: their answers are its answers, and their time is nothing."""
 GROUP = "edgesdk.runners"
 
 

@@ -221,6 +221,11 @@ def test_a_network_that_is_too_large_says_what_it_needs_and_what_there_is(tmp_pa
     assert not (tmp_path / "n.edge").exists()
 
 
+def test_a_simulators_time_is_never_a_latency(logic: edgesdk.Bundle) -> None:
+    with pytest.raises(DeviceError, match="a simulator's time is no latency"):
+        edgesdk.measure(logic.path)
+
+
 def test_build_without_the_vendors_tool_leaves_a_project_and_says_what_to_install(project: edgesdk.Bundle) -> None:
     with pytest.raises(ToolError, match="is not on the path") as caught:
         edgesdk.build(project.path)

@@ -12,6 +12,7 @@ import edgesdk_targets
 from edgesdk_converters.errors import DeviceError
 from edgesdk_targets import device
 from edgesdk_targets.device import DeviceProfile, Fact, profile
+from edgesdk_targets.latency_model import DeviceFacts
 
 FILES = sorted((Path(device.__file__).parent / "devices").glob("*.toml"))
 NAMES = [path.stem for path in FILES]
@@ -171,6 +172,72 @@ def test_this_machine_is_a_server_with_cores_and_memory() -> None:
     assert 1 <= found.need("cores", int) <= 4096
     assert found.need("memory_bytes", int) > 2**27
     assert found.need("cpu", str)
+
+
+def test_what_the_system_tells_of_this_machine_suffices_for_an_estimate_and_the_rest_is_called_an_assumption() -> None:
+    found = profile("this-machine")
+    if found.get("clock_ghz", float) is None:
+        pytest.skip("this system does not tell the CPU's clock")
+    facts = DeviceFacts.from_profile(found)
+    assert (facts.name, facts.cores) == ("this-machine", found.need("cores", int))
+    assert facts.clusters[0].flop_per_cycle in (8, 16, 32, 64)
+    assert found.facts["memory_bandwidth_gb_per_s"].source.startswith("assumption")
+    assert all(fact.source for fact in found.facts.values())
+
+
+XEON = """processor	: 0
+vendor_id	: GenuineIntel
+cpu family	: 6
+model name	: Intel(R) Xeon(R) Gold 6148 CPU @ 2.40GHz
+cpu MHz	: 1199.998
+flags	: fpu sse2 avx avx2 fma avx512f
+bogomips	: 4800.00
+
+processor	: 1
+model name	: another
+flags	: fpu
+"""
+ARM = """processor	: 0
+BogoMIPS	: 108.00
+Features	: fp asimd evtstrm aes asimdhp asimddp
+CPU implementer	: 0x41
+CPU part	: 0xd0b
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "clock", "flop"),
+    [
+        ({}, 2.4, 64), ({"@ 2.40GHz": ""}, 2.4, 64), ({"4800": "5200", " @ 2.40GHz": ""}, 2.6, 64), ({" avx512f": ""}, 2.4, 32),
+        ({" avx2 fma avx512f": ""}, 2.4, 16), ({" avx avx2 fma avx512f": ""}, 2.4, 8), ({" fma avx512f": ""}, 2.4, 16),
+        ({"GenuineIntel": "AuthenticAMD", "cpu family	: 6": "cpu family	: 25"}, 2.4, 32),
+        ({"GenuineIntel": "AuthenticAMD", "cpu family	: 6": "cpu family	: 26"}, 2.4, 64),
+    ],
+)  # fmt: skip
+def test_clock_and_peak_come_from_what_linux_says_of_the_first_core(changes: dict[str, str], clock: float, flop: float) -> None:
+    text = XEON
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    found = device.arithmetic(text, "")
+    assert (found["clock_ghz"].value, found["fp32_flop_per_cycle_per_core"].value) == (clock, flop)
+    assert not found["int8_dot_product"].value and not found["fp16_arithmetic"].value
+    assert all("cpuinfo" in fact.source for fact in found.values())
+
+
+def test_cpufreq_comes_before_what_the_name_says_and_an_arm_core_has_its_own_flags() -> None:
+    assert device.arithmetic(XEON, "3700000\n")["clock_ghz"].value == 3.7
+    assert device.arithmetic(XEON.replace("avx512f", "avx512f avx512_vnni"), "")["int8_dot_product"].value is True
+    found = device.arithmetic(ARM, "2400000")
+    assert found["clock_ghz"].value == 2.4 and "cpufreq" in found["clock_ghz"].source
+    assert found["fp32_flop_per_cycle_per_core"].value == 16
+    assert found["int8_dot_product"].value is found["fp16_arithmetic"].value is True
+
+
+def test_what_is_not_told_is_left_out() -> None:
+    assert device.arithmetic("", "") == {}
+    assert "clock_ghz" not in device.arithmetic(ARM, "")  # BogoMIPS of an Arm core is that of its timer
+    assert set(device.arithmetic(XEON.replace("flags", "flag"), "0")) == {"clock_ghz"}
 
 
 def test_every_toml_file_is_read_by_the_standard_library() -> None:

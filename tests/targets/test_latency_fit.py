@@ -178,6 +178,18 @@ def test_from_six_records_on_groups_are_told_apart() -> None:
     assert found.groups["a"] > 0.15 + max(found.groups[name] for name in "dml")
 
 
+def test_from_many_records_on_single_costs_are_told_apart() -> None:
+    setting, known = Setting(threads=4), constants()
+    slow = Constants(
+        {**known.effects, "winograd": known.effects["winograd"] + math.log(3.0)}, known.intervals, known.seen, known.macs
+    )
+    names = [name for name in (*NETWORKS, *MIXED) for _ in range(2)]
+    some = [Record(network(n), predict(network(n), PI, setting, known=slow).total_ms, setting) for n in names]
+    few, many = refit(some[:16], PI), refit(some, PI)
+    assert "winograd" not in few.groups and many.groups["winograd"] > 0.3
+    assert many.groups["winograd"] > 0.2 + max(value for name, value in many.groups.items() if name not in ("winograd", *"damsl"))
+
+
 def test_records_that_cannot_be_fitted_are_refused() -> None:
     one = records(1.0, NETWORKS[:1])[0]
     with pytest.raises(DeviceError, match="got none"):

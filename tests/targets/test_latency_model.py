@@ -104,6 +104,11 @@ def test_what_a_runtime_joins_or_drops_takes_no_time() -> None:
     assert not counts([first, relu], "fp32", fuses=True)[1].any()
     assert counts([first, relu], "fp32", fuses=False)[1].any()
     assert counts([replace(relu, inputs=("x",)), first], "fp32", fuses=True)[0].any()  # nothing before it to join
+    norm = replace(relu, name="n", op="BatchNormalization", kind="norm", outputs=("z",))
+    three = [first, norm, replace(relu, inputs=("z",))]
+    assert not counts(three, "fp32", fuses=True)[1:].any()
+    assert counts(three, "fp32", fuses=False)[1:].all(axis=0).any()
+    assert counts([replace(norm, inputs=("x",)), *three[2:]], "fp32", fuses=True)[0].any()
     assert not counts([Layer("r", "Reshape", "reshape", in_shapes=((9,),), out_shapes=((9,),))], "fp32").any()
     quantised = Layer("w", "DequantizeLinear", "cast", out_shapes=((64,),), weight_bytes=64)
     assert count(quantised) == {"weights": 64, "stored": 64}  # the weights that the convolution behind it reads
