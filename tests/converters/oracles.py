@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters import graph as graphs
+from edgesdk_converters.batch_norm import merged
 from edgesdk_converters.bottleneck import ENDING, Bottleneck
 from edgesdk_converters.calibration import Samples
 from edgesdk_converters.low_rank import LowRank
@@ -325,6 +326,8 @@ def _after(step: Quantize, after: Model, node: onnx.NodeProto, index: int) -> Co
 def quantised(step: Quantize, before: Model, after: Model, given: Given) -> None:
     """Chosen layers multiply with the nearest points of a grid, all others with what they had, and only rounding was added."""
     before = named(before)
+    if step.flavour == "fixed":
+        before = merged(before, (*step.keep, *step.only, *step.node_bits))
     chosen, heavy, held = set(step.nodes(before)), set(step.layers(before)), stored(before)
     proto = before.copy_proto()
     for node in before.proto.graph.node:

@@ -315,9 +315,9 @@ TORCH_MODELS = (
 )  # fmt: skip
 
 CHOICES = (
-    Kind("no target", ("no target given", "raspberry-pi, jetson, server", "--device"), "export m.onnx --out {out}",
+    Kind("no target", ("no target given", "raspberry-pi, jetson, fpga, server", "--device"), "export m.onnx --out {out}",
          error="TargetError"),
-    Kind("unknown target", ("'toaster'", "raspberry-pi, jetson, server"), "export m.onnx --target toaster --out {out}",
+    Kind("unknown target", ("'toaster'", "raspberry-pi, jetson, fpga, server"), "export m.onnx --target toaster --out {out}",
          error="TargetError"),
     Kind("unknown device", ("'raspberry-pi-9'", "raspberry-pi-5", "edgesdk devices"),
          "export m.onnx --device raspberry-pi-9 --out {out}", error="DeviceError"),

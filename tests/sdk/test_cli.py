@@ -94,7 +94,8 @@ def test_text_keeps_to_100_columns(verb: str, folder: Path) -> None:
     command = VERBS[verb].replace("dynamic.onnx", "m.onnx").replace("m.onnx", f"{name}.onnx")
     result = run_here(command, folder)
     assert result.code == 0, result.err
-    wide = [line for line in result.out.splitlines() if len(line) > 100]
+    copied = "edgesdk export "  # a command is one line, to be copied
+    wide = [line for line in result.out.splitlines() if len(line) > 100 and not line.startswith(copied)]
     assert not wide, wide[0]
     assert len(result.out.splitlines()) > 1
 

@@ -123,11 +123,13 @@ def test_weights_belong_to_the_model_of_the_file(tmp_path: Path) -> None:
 
 
 def test_an_estimate_leaves_out_what_is_said_of_passes(tmp_path: Path) -> None:
-    model, arguments = estimate_arguments(None, NOTHING | {"target": "jetson"}, _write(tmp_path, FULL))
+    model, arguments = estimate_arguments(
+        None, NOTHING | {"target": "jetson", "threads": 2, "runtime": "", "fit": None}, _write(tmp_path, FULL)
+    )
     assert model == str(tmp_path / "net.onnx")
     assert arguments == {
         "target": "jetson", "device": "jetson-orin-nx", "precision": "fp16", "settings": {"builder_level": "4", "dla": "true"},
-        "shapes": {"x": (1, 3, 224, 224)},
+        "shapes": {"x": (1, 3, 224, 224)}, "threads": 2, "runtime": "", "fit": None,
     }  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def test_an_estimate_leaves_out_what_is_said_of_passes(tmp_path: Path) -> None:
         ("[target]\njetson = 1", "table"),
         ('[target.jetson]\nprecison = "fp16"', "'precison'"),
         ("[target.jetson.set]\ndla = [1]", "dla"),
-        ('[target.jetsn]\nprecision = "fp16"', "known: raspberry-pi, jetson, server"),
+        ('[target.jetsn]\nprecision = "fp16"', "known: raspberry-pi, jetson, fpga, server"),
     ],
 )
 def test_what_it_does_not_know_is_refused_by_name(tmp_path: Path, text: str, says: str) -> None:

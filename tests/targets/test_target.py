@@ -14,9 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgesdk_targets
+from edgesdk_converters.calibration import Samples
 from edgesdk_converters.cost import Layer, layers
 from edgesdk_converters.errors import DeviceError, DoesNotFit, RecipeError, TargetError, Unsupported
 from edgesdk_converters.model import Model
+from edgesdk_converters.passes import Given
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import device, onnxruntime_support, runner
@@ -44,6 +46,17 @@ def example_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def usable(name: str) -> Target:
     """The target with its default device."""
     return make(name, None)
+
+
+def suited(name: str, model: Model) -> Model:
+    """The model as the target's own recipe leaves it, where it takes none in fp32."""
+    made = usable(name)
+    if "fp32" in made.precisions:
+        return model
+    samples = Samples.from_arrays(
+        {"x": np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)}, model.signature, "x"
+    )
+    return Recipe.from_plain(made.recipe(made.default_precision), "test").run(model, Given(model, samples))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +116,8 @@ def test_options_have_defaults_and_an_unknown_one_lists_the_known(name: str) -> 
     assert all(f"`{f.name}`" in (cls.__doc__ or "") or f.name == "dla_core" for f in options)
     made = usable(name)
     for option in options:
+        if isinstance(option.default, tuple):  # entries joined by commas; no entry cannot be typed
+            continue
         assert getattr(made.with_options({option.name: str(option.default)}), option.name) == option.default
     with pytest.raises(RecipeError, match=f"target {name} has no option 'colour'; known: ") as caught:
         made.with_options({"colour": "red"})
@@ -117,21 +132,21 @@ def test_options_have_defaults_and_an_unknown_one_lists_the_known(name: str) -> 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_precision_is_a_valid_recipe_and_another_lists_them(name: str) -> None:
     made = usable(name)
-    assert "fp32" in made.precisions
+    assert made.default_precision in made.precisions
     for precision in made.precisions:
         recipe = Recipe.from_plain(made.recipe(precision), "test")
         assert [step.name for step in recipe.whole] == [step for step, _ in made.precisions[precision]]
-    with pytest.raises(TargetError, match=rf"target {name} has no precision 'int3'; it has: fp32"):
+    with pytest.raises(TargetError, match=rf"target {name} has no precision 'int3'; it has: {made.default_precision}"):
         made.recipe("int3")
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_compiling_is_pure_and_deterministic_and_leaves_the_model(name: str, small_convnet: Callable[..., Model]) -> None:
-    model = small_convnet()
+    model = suited(name, small_convnet())
     before, digest = model.to_bytes(), model.digest
     made = usable(name)
     made.check(Segment(model))
-    first, second = made.compile(Segment(model)), usable(name).compile(Segment(small_convnet()))
+    first, second = made.compile(Segment(model)), usable(name).compile(Segment(suited(name, small_convnet())))
     assert isinstance(first, Compiled)
     assert first == second
     assert model.to_bytes() == before
@@ -140,12 +155,12 @@ def test_compiling_is_pure_and_deterministic_and_leaves_the_model(name: str, sma
     assert first.runtime.name in runner.RUNNERS
     assert first.runtime.providers
     assert all(isinstance(data, bytes) for data in first.files.values())
-    assert onnxruntime_support.version_key(first.runtime.minimum)
+    assert first.runtime.name != "onnxruntime" or onnxruntime_support.version_key(first.runtime.minimum)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_what_it_compiles_runs_to_the_same_answers(name: str, tmp_path: Path, small_convnet: Callable[..., Model]) -> None:
-    model = small_convnet()
+    model = suited(name, small_convnet())
     made = usable(name)
     compiled = made.compile(Segment(model))
     manifest = Manifest("m", made.name, made.device.name, "fp32", model.signature, compiled.runtime)
@@ -162,7 +177,7 @@ def test_estimates_put_totals_first_and_carry_intervals(name: str, small_convnet
     made = usable(name)
     for precision in made.precisions:
         rows = made.estimate(layers(small_convnet()), precision)
-        assert {"latency_ms", "peak_memory_bytes"} <= {row.name for row in rows}
+        assert {"latency_ms", "lut" if name == "fpga" else "peak_memory_bytes"} <= {row.name for row in rows}
         assert rows[0].layer is None
         for row in rows:
             assert row.provenance in ("estimated", "unavailable")
@@ -175,7 +190,7 @@ def test_estimates_put_totals_first_and_carry_intervals(name: str, small_convnet
         assert len(set(totals)) == len(totals)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "fpga"])
 def test_a_model_beyond_every_runtime_is_unsupported(
     name: str, small_convnet: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +222,7 @@ def test_a_device_implies_its_target_and_the_two_must_agree() -> None:
     with pytest.raises(TargetError, match="no target given") as caught:
         make(None, None)
     assert all(name in caught.value.hint for name in EVERY)
-    with pytest.raises(TargetError, match="unknown target 'toaster'; known: raspberry-pi, jetson, server, tinyboard"):
+    with pytest.raises(TargetError, match="unknown target 'toaster'; known: raspberry-pi, jetson, fpga, server, tinyboard"):
         make("toaster", None)
     with pytest.raises(DeviceError, match="unknown device 'toaster'"):
         make(None, "toaster")

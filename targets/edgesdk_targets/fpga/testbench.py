@@ -35,7 +35,7 @@ Words: TypeAlias = NDArray[np.uint32]
 PACKAGES = {"verilator": "verilator", "iverilog": "iverilog", "vvp": "iverilog", "yosys": "yosys", "make": "make", "g++": "g++"}
 """Programs that are needed, and the Debian packages that bring them."""
 BENCH = "bench"
-HANGS_AFTER_CYCLES = 4
+HANGS_AFTER_CYCLES = 16
 """Times the design's own interval (and its memories' sizes) that may pass without a beat at either side."""
 LINT = ("DECLFILENAME", "PINCONNECTEMPTY")
 """Verilator's warnings that are off: several modules a file by construction of kernels, and ports left open on purpose."""
@@ -89,7 +89,7 @@ def bench(
             raise ValueError(f"{told}; allowed: {stream.codes.low} to {stream.codes.high}")
         words = _packed(stream.pack(given), stream, side, design, level)
         files[f"{side.name}.in"] = words.tobytes() if simulator == "verilator" else _hexadecimal(words)
-    patience = 1000 + HANGS_AFTER_CYCLES * (4 if stalls else 1) * max(design.serial_interval_cycles, design.interval_cycles)
+    patience = 1000 + HANGS_AFTER_CYCLES * max(design.serial_interval_cycles, design.interval_cycles)
     patience += 4 * sum(layer.cycles for layer in design.layers)
     if simulator == "verilator":
         files[f"{BENCH}.cc"] = verilator_main(top, come, go, patience).encode()

@@ -1,0 +1,103 @@
+"""Programs for networks of which only sizes are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgesdk_converters.cost import Layer, layers
+from edgesdk_converters.errors import Unsupported
+from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Pool, Sum
+from edgesdk_converters.model import Model
+from edgesdk_targets.fpga import dense_spec
+from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
+from edgesdk_targets.fpga.rtl_from_layers import of_fixed, of_layers
+
+
+def shapes(program: IntegerProgram) -> list[tuple[int, ...]]:
+    return [one.weight.shape for one in program.operations if isinstance(one, Dense | Conv)]
+
+
+def runs(program: IntegerProgram) -> None:
+    codes = {name: np.zeros((2, *program.tensors[name].shape), np.int64) for name in program.inputs}
+    for name, found in program.run(codes).items():
+        assert found.shape == (2, *program.tensors[name].shape)
+
+
+def test_line_of_sizes_becomes_dense_layers_of_its_bits() -> None:
+    program = of_fixed(dense_spec.parse("dense:16-32-5@7bit"))
+    assert shapes(program) == [(32, 16), (5, 32)]
+    assert [program.tensors[name].bits for name in (*program.inputs, *program.outputs)] == [7, 7]
+    runs(program)
+
+
+def conv(name: str, source: str, result: str, ins: tuple[int, ...], outs: tuple[int, ...], **more: object) -> Layer:
+    return Layer(name, "Conv", "conv", (source,), (result,), ((1, *ins),), ((1, *outs),), (3, 3), **more)  # type: ignore[arg-type]
+
+
+def test_convolutions_get_the_zeros_around_that_their_results_need() -> None:
+    found = [
+        conv("a", "x", "y", (3, 8, 8), (4, 8, 8), stride=(1, 1)),
+        Layer("r", "Relu", "act", ("y",), ("z",), ((1, 4, 8, 8),), ((1, 4, 8, 8),)),
+        conv("b", "z", "d", (4, 8, 8), (4, 4, 4), stride=(2, 2), groups=4),
+        Layer("g", "GlobalAveragePool", "pool", ("d",), ("e",), ((1, 4, 4, 4),), ((1, 4, 1, 1),)),
+        Layer("f", "Flatten", "reshape", ("e",), ("h",), ((1, 4, 1, 1),), ((1, 4),)),
+        Layer("o", "Gemm", "fc", ("h",), ("o",), ((1, 4),), ((1, 10),)),
+    ]
+    program = of_layers(found, 6)
+    assert shapes(program) == [(4, 3, 3, 3), (4, 1, 3, 3), (10, 4)]
+    first, second = (one for one in program.operations if isinstance(one, Conv))
+    assert (first.pads, second.pads, second.strides, second.groups) == ((1, 1, 1, 1), (0, 0, 1, 1), (2, 2), 4)
+    assert [program.tensors[name].shape for name in program.outputs] == [(10,)]
+    runs(program)
+
+
+def test_branches_meet_again() -> None:
+    found = [
+        conv("a", "x", "y", (4, 6, 6), (4, 6, 6)),
+        Layer("s", "Add", "eltwise", ("y", "x"), ("s",), ((1, 4, 6, 6),) * 2, ((1, 4, 6, 6),)),
+        Layer("p", "MaxPool", "pool", ("s",), ("p",), ((1, 4, 6, 6),), ((1, 4, 3, 3),), (2, 2), (2, 2)),
+    ]
+    program = of_layers(found, 5)
+    (joined,) = (one for one in program.operations if isinstance(one, Sum))
+    assert joined.sources[1] == program.inputs[0]
+    assert [one.kind for one in program.operations if isinstance(one, Pool)] == ["max"]
+    runs(program)
+
+
+def test_layer_list_without_names_is_a_chain() -> None:
+    found = [
+        Layer("a", "", "conv", in_shapes=((3, 8, 8),), out_shapes=((4, 6, 6),), kernel=(3, 3)),
+        Layer("b", "", "act", in_shapes=((4, 6, 6),), out_shapes=((4, 6, 6),)),
+        Layer("c", "", "reshape", in_shapes=((4, 6, 6),), out_shapes=((144,),)),
+        Layer("d", "", "fc", in_shapes=((144,),), out_shapes=((5,),)),
+    ]
+    program = of_layers(found, 4)
+    assert shapes(program) == [(4, 3, 3, 3), (5, 144)]
+    assert len(program.inputs) == 1
+    runs(program)
+
+
+def test_exported_model_keeps_its_sizes() -> None:
+    program = of_layers(layers(Model.load("examples/fashion/fashion_cnn.onnx")), 8)
+    assert sum(int(np.prod(shape)) for shape in shapes(program)) == 60_696
+    assert program.tensors[program.outputs[0]].shape == (10,)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (conv("a", "x", "y", (3, 8, 8), (4, 4, 4), dilation=(2, 2)), "holes"),
+        (Layer("g", "GRU", "rnn", ("x",), ("y",), ((1, 5, 8),), ((1, 5, 8),)), "no layout"),
+        (Layer("p", "AveragePool", "pool", ("x",), ("y",), ((1, 2, 5, 5),), ((1, 2, 5, 5),), (3, 3), (1, 1)), "zeros around"),
+    ],
+)
+def test_what_has_no_layout_is_refused_by_name(layer: Layer, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason) as caught:
+        of_layers([layer], 8)
+    assert layer.name in str(caught.value)
+
+
+def test_layers_over_pixels_without_their_image_are_refused() -> None:
+    with pytest.raises(Unsupported, match="vectors only"):
+        of_fixed([FixedLayer("c", "conv2d", 27, 8, 8, positions=100, kernel=9)])

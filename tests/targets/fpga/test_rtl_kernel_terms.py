@@ -1,0 +1,67 @@
+"""What is counted in a kernel, net by net."""
+
+from __future__ import annotations
+
+from edgesdk_targets.fpga.rtl_kernel_terms import add
+from edgesdk_targets.fpga.rtl_terms import Terms
+
+KERNEL = """module k (
+  input wire clk,
+  output reg [11:0] y
+);
+  reg [8:0] t0_3_r1;
+  function [3:0] table_0(input [5:0] code);
+  endfunction
+  wire [7:0] x0_0 = x[7:0];
+  wire [7:0] x0_1 = x[15:8];
+  wire [8:0] t0_0 = {{1{x0_0[7]}}, x0_0} + {{1{x0_1[7]}}, x0_1};
+  wire [9:0] t0_1 = {{{1{t0_0[8]}}, t0_0[8:2]} - {2'd0, x0_1[7:2]}, x0_0[1:0]};
+  wire [9:0] t0_2 = {{1{t0_0[8]}}, t0_0} - {{2{x0_1[7]}}, x0_1};
+  wire [0:0] t0_4 = $signed(t0_2) < $signed({{2{x0_1[7]}}, x0_1});
+  wire [8:0] t0_3 = t0_4 ? t0_1[8:0] : t0_2[8:0];
+  wire [8:0] t0_5 = t0_3_r1[8] ? 9'd0 : t0_3_r1;
+  wire [0:0] t0_6 = t0_5[4] & (t0_5[5] | (|t0_5[3:0]));
+  wire [3:0] t0_7 = table_0(t0_5[5:0]);
+  always @(posedge clk) if (en) begin
+    t0_3_r1 <= t0_3;
+    y[0:0] <= t0_6;
+    y[11:8] <= t0_7;
+  end
+endmodule
+"""
+
+
+def counted(text: str) -> Terms:
+    found = Terms("stage0")
+    add(found, text)
+    return found
+
+
+def test_operations_are_counted_by_kind_and_width() -> None:
+    found = counted(KERNEL)
+    # Sums of 9, 8 (two low bits only pass) and 10 bits, and a comparison of 10, all rounded up to two bits.
+    assert found.lut["carry_bits"] == 10 + 8 + 10 + 10
+    assert found.lut["carry_chains"] == 4
+    assert found.lut["choice_bits"] == 9
+    assert found.lut["limit_bits"] == 9
+    assert found.lut["table_luts"] == 4 * 4
+    assert found.lut["gate_luts"] == 2
+    assert found.ff == {"kernel_bits": 9.0 + 12.0}
+
+
+def test_longest_way_between_registers_is_found() -> None:
+    (way,) = counted(KERNEL).paths
+    assert way == {"kernel": 1.0, "sum": 3.0, "carry_bits": 29.0, "choice": 1.0}
+
+
+def test_registers_end_a_way() -> None:
+    cut = KERNEL.replace("$signed(t0_2) <", "$signed(t0_2_r1) <").replace("t0_1[8:0] : t0_2[8:0]", "t0_1_r1[8:0] : t0_2_r1[8:0]")
+    cut = cut.replace("    y[0:0]", "    t0_2_r1 <= t0_2;\n    y[0:0]").replace("table_0(t0_5[5:0])", "t0_5[3:0]")
+    (way,) = counted(cut).paths
+    assert way == {"kernel": 1.0, "sum": 2.0, "carry_bits": 19.0}
+
+
+def test_sum_that_only_another_sum_reads_is_merged() -> None:
+    alone = KERNEL.replace("t0_1[8:0]", "t0_2[8:0]").replace("  wire [9:0] t0_1 =", "  // wire [9:0] t0_1 =")
+    assert counted(alone).lut["merged_sum_bits"] == 10  # of t0_2, now the only reader of t0_0
+    assert "merged_sum_bits" not in counted(KERNEL).lut
