@@ -31,7 +31,8 @@ def model_of(bundle: Bundle) -> Model:
 
     from edgesdk_converters.model import Model
 
-    return Model.from_proto(onnx.ModelProto.FromString(bundle.read(MODEL)), bundle.manifest.name)
+    name = bundle.manifest.runtime.config.get("name", bundle.manifest.name)  # it stands in the files
+    return Model.from_proto(onnx.ModelProto.FromString(bundle.read(MODEL)), name)
 
 
 def program_of(bundle: Bundle) -> IntegerProgram:

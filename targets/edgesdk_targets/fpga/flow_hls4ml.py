@@ -35,7 +35,7 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     from .hls4ml_flow import Options, project
 
     part = target.device.get("part", str) or ""
-    config = {"flow": "hls4ml", "part": part, "clock_ns": f"{1e3 / target.clock_mhz:g}"}
+    config = {"flow": "hls4ml", "name": program.name, "part": part, "clock_ns": f"{1e3 / target.clock_mhz:g}"}
     config |= {name: str(getattr(target, name)) for name in OPTIONS}
     if target.reuse_factors:
         config["reuse_factors"] = ",".join(target.reuse_factors)

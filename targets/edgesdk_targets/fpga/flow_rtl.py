@@ -40,7 +40,7 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     """Verilog, scripts and a Makefile under build/, and the interface for the host."""
     made = made_for(program, {name: str(getattr(target, name)) for name in OPTIONS})
     plan = toolchain.plan(made.files, made.serial, target.device, clock_mhz=target.clock_mhz)
-    config = {"flow": "rtl", "top": made.serial, "clock_mhz": f"{target.clock_mhz:.6g}"}
+    config = {"flow": "rtl", "name": program.name, "top": made.serial, "clock_mhz": f"{target.clock_mhz:.6g}"}
     config |= {name: str(getattr(target, name)) for name in OPTIONS}
     runtime = Runtime("fpga", f"{BUILD}{made.core}.v", providers=(Provider("verilator"),), config=config)
     files = {f"{BUILD}{name}": data for name, data in plan.files.items()}
@@ -66,14 +66,21 @@ def kept_in(bundle: Bundle, program: IntegerProgram) -> Design:
 
 
 def estimated(layers: Sequence[Layer], target: Fpga) -> tuple[Figure, ...]:
-    """What layers will take as logic."""
-    reason = "the flow rtl has no estimate yet: edgesdk export synthesises, places and routes"
-    return tuple(unavailable(name, target.device.name, reason) for name in ("lut", "ff", "dsp", "bram", "fmax_mhz", "latency_ms"))
+    """What layers will take as logic, by the design that their sizes and the bits asked for give with random weights."""
+    from .rtl_estimate import of_sketch
+    from .rtl_from_layers import of_layers
+
+    options = {name: str(getattr(target, name)) for name in OPTIONS}
+    return of_sketch(lambda: made_for(of_layers(layers, target.bits), options), target.device, target.clock_mhz)
 
 
 def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
     """The same of layers in fixed point."""
-    return estimated((), target)
+    from .rtl_estimate import of_sketch
+    from .rtl_from_layers import of_fixed as program_of
+
+    options = {name: str(getattr(target, name)) for name in OPTIONS}
+    return of_sketch(lambda: made_for(program_of(layers), options), target.device, target.clock_mhz)
 
 
 def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> Completed:
@@ -93,7 +100,9 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
             if "not installed" not in error.message:
                 raise
             rows.append(unavailable("cycles", "verilator", error.message))
-        if target.tools != "none":
+        if target.tools == "none":
+            rows += _expected(made, target)
+        else:
             found, more, files = _built(made, program, target, folder, cycles, progress)
             rows += found
             notes += more
@@ -117,25 +126,33 @@ def _simulated(made: Design, program: IntegerProgram, folder: Path, progress: Ca
         yield Figure("initiation_interval", round(done.interval_cycles, 2), "simulated", "Verilator", told, n=count)
 
 
+def _expected(made: Design, target: Fpga) -> list[Figure]:
+    """What synthesis and routing would give, by estimate; cycles are left to the simulation."""
+    from .rtl_estimate import estimate
+
+    found = estimate(made, target.device, target.clock_mhz)
+    return [row for row in found if row.layer is None and row.name in ("lut", "ff", "dsp", "bram", "fmax_mhz", "latency_ms")]
+
+
 def _built(
     made: Design, program: IntegerProgram, target: Fpga, folder: Path, cycles: Figure | None, progress: Callable[[str], None]
 ) -> tuple[list[Figure], list[str], dict[str, bytes]]:
     """What synthesis, place and route say."""
     device = target.device
     plan = toolchain.plan(made.files, made.serial, device, clock_mhz=target.clock_mhz, until=UNTIL[target.tools])
-    names = ("lut", "ff", "dsp", "bram", "fmax_mhz")
     for step in plan.steps:
         try:
             toolchain.find(step.argv[0])
         except ToolError as error:
             told = f"{error.message}; {error.hint}"
-            return [unavailable(name, device.name, told) for name in names], [f"not synthesised: {told}"], {}
+            return _expected(made, target), [f"not synthesised, so that its figures are estimates: {told}"], {}
     run = toolchain.run(plan, folder / "build", progress=progress, timeout_s=60 * target.tool_minutes)
     rows = list(reports.figures(run))
     notes = list(reports.notes(run))
     luts = next((row.value for row in rows if row.name == "lut" and row.value is not None), None)
     hard = sum(row.value or 0 for row in rows if row.name in ("dsp", "bram"))
-    if target.is_lattice and not hard and luts is not None and luts <= NETLIST_LUTS:
+    small = luts is not None and luts <= NETLIST_LUTS
+    if target.is_lattice and not hard and small and shutil.which("iverilog") is not None:
         few = evidence.vectors(program, NETLIST_VECTORS)
         progress("simulating the netlist")
         netlist = (folder / "build" / toolchain.NETLIST).read_bytes()

@@ -1,0 +1,174 @@
+"""The estimate of the flow rtl beside designs that were synthesised and routed, families left out of the fit; and the fit.
+
+python -m tests.bench_rtl_estimate                       scores, each family of networks left out in turn
+python -m tests.bench_rtl_estimate --designs             and every design, estimated without its family
+python -m tests.bench_rtl_estimate --write DATE          refits the shipped constants
+
+The table is rtl_results.csv, which tests/sweep_rtl.py writes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edgesdk_converters.errors import EdgeError
+from edgesdk_targets.fpga import rtl_fit
+from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, Constants, Family, Spread, text
+from edgesdk_targets.fpga.rtl_estimate import WIDER_CONSTANT
+from edgesdk_targets.fpga.rtl_fit import Result, fit, left_out, predicted, spread, spreads, with_spread
+from edgesdk_targets.fpga.rtl_terms import Terms, terms, total
+
+from . import sweep_rtl, sweep_rtl_designs
+from .bench_hls4ml_estimate import r2, smape
+from .bench_quantised import show
+
+TARGETS = ("lut", "ff", "dsp", "bram", "fmax_mhz", "cycles", "initiation_interval")
+AREA = ("lut", "ff", "dsp", "bram")
+OTHER_SEEDS, SEEDED_EVERY = (1001, 1002, 1003), 4
+"""Weights that a design's network also gets, to see what they alone change; for one design in so many."""
+
+
+def counts(text: str) -> dict[str, float]:
+    return {name: float(count) for name, count in (entry.split("=") for entry in text.split())}
+
+
+def result(row: Mapping[str, str]) -> Result:
+    """What the fit needs of a row of the table."""
+    found = Terms(
+        row["name"], counts(row["lut_terms"]), counts(row["ff_terms"]), int(row["dsp_terms"]), int(row["bram_terms"]),
+        [counts(path) for path in row["paths"].split(";") if path.strip()], round(1000 * float(row["constant_share"] or 0)), 1000,
+    )  # fmt: skip
+    measured = {name: float(row[name]) for name in (*AREA, "fmax_mhz") if row[name]}
+    if row["simulated_cycles"]:
+        latency, interval = map(float, row["simulated_cycles"].split())
+        measured |= {"cycles": latency} | ({"initiation_interval": interval} if interval else {})
+    bits = int(row["name"].split("@")[1].split()[0])
+    return Result(row["family"], found, int(row["latency_cycles"]), int(row["interval_cycles"]), bits, measured)
+
+
+def scores(title: str, results: Sequence[Result], apart: Sequence[Constants], inside: Sequence[dict[str, Spread]]) -> None:
+    """R2, SMAPE, and of intervals coverage and median high / low; `inside` are each result's spreads, made without its family."""
+    print(f"{title}: {len(results)} designs of {len({one.family for one in results})} networks")
+    lines = list[tuple[str, ...]]()
+    for name in TARGETS:
+        mine = [place for place, one in enumerate(results) if name in one.measured]
+        if not mine:
+            continue
+        measured = np.array([results[place].measured[name] for place in mine])
+        guess = np.array([predicted(results[place], apart[place])[name] for place in mine])
+        low = np.array([math.floor(g * math.exp(inside[p][name].low) + 1e-9) if name != "fmax_mhz"
+                        else g * math.exp(inside[p][name].low) for g, p in zip(guess, mine, strict=True)])  # fmt: skip
+        high = np.array([math.ceil(g * math.exp(inside[p][name].high) - 1e-9) if name != "fmax_mhz"
+                         else g * math.exp(inside[p][name].high) for g, p in zip(guess, mine, strict=True)])  # fmt: skip
+        covered = np.mean((low <= measured) & (measured <= high))
+        ratio = np.median(np.where(low > 0, high / np.where(low > 0, low, 1), 1.0))
+        exact = np.mean(np.abs(measured - guess) < 0.5)
+        lines.append((name, str(len(mine)), f"{smape(measured, guess):.2f}", f"{r2(measured, guess):.4f}", f"{100 * exact:.0f}",
+                      f"{100 * covered:.0f}", f"{ratio:.3f}"))  # fmt: skip
+    show(("figure", "n", "SMAPE %", "R2", "exact %", "in 80 % interval", "high/low"), lines)
+
+
+def nested(results: Sequence[Result], apart: Sequence[Constants]) -> list[dict[str, Spread]]:
+    """For each result the spreads that all other families give."""
+    made: dict[str, dict[str, Spread]] = {}
+    for family in {one.family for one in results}:
+        others = [place for place, one in enumerate(results) if one.family != family]
+        made[family] = spreads([results[place] for place in others], [apart[place] for place in others])
+    return [_widened(made[one.family], one) for one in results]
+
+
+def _widened(around: dict[str, Spread], one: Result) -> dict[str, Spread]:
+    """As the estimate widens the intervals of designs with constant parts."""
+    if one.terms.constant_share <= CONSTANT_SHARE:
+        return around
+    wide = {n: Spread(-math.hypot(s.low, WIDER_CONSTANT), math.hypot(s.high, WIDER_CONSTANT)) for n, s in around.items()}
+    return around | {name: wide[name] for name in ("lut", "ff")}
+
+
+def weights_unknown(rows: Sequence[Mapping[str, str]], known: Constants) -> dict[str, float]:
+    """Deviation of log(figure) among networks that differ in their weights alone, by the generator, without tools."""
+    by_name = {one.name: one for one in sweep_rtl_designs.wanted()}
+    found: dict[str, list[float]] = {name: [] for name in ("lut", "ff", "dsp", "bram", "fmax_mhz", "cycles")}
+    for row in rows[::SEEDED_EVERY]:
+        one = by_name.get(row["name"])
+        if one is None:
+            continue
+        made = []
+        for seed in OTHER_SEEDS:
+            try:
+                design = sweep_rtl_designs.Wanted(
+                    one.network, one.bits, one.form, one.multipliers, one.cutoff, one.rounding, one.device, seed
+                ).design()
+            except EdgeError:
+                continue
+            whole = total(terms(design.files))
+            made.append(predicted(Result("", whole, design.latency_cycles, design.interval_cycles, one.bits, {}), known))
+        for name, deviations in found.items():
+            values = [max(each[name], 0.5) for each in made]
+            deviations.append(float(np.std(np.log(values), ddof=1)) if len(values) > 1 else 0.0)
+    return {name: round(float(np.sqrt(np.mean(np.square(each)))), 6) for name, each in found.items()}
+
+
+def families_apart(rows: Sequence[Mapping[str, str]]) -> dict[str, Family]:
+    """Ratios of other families' counts to those of ECP5."""
+    made = {}
+    for family in ("xc7", "xcup"):
+        mine = [row for row in rows if row.get(family)]
+        if len(mine) < rtl_fit.FEWEST_APART:
+            continue
+        ratios: dict[str, list[float]] = {name: [] for name in AREA}
+        for row in mine:
+            for name, count in zip(AREA, row[family].split(), strict=True):
+                if float(row[name]) > 0 and float(count) > 0:
+                    ratios[name].append(float(count) / float(row[name]))
+        middle = {name: float(np.median(each)) if each else 1.0 for name, each in ratios.items()}
+        around = {name: spread([math.log(one / middle[name]) for one in each]) for name, each in ratios.items()}
+        made[family] = Family(len(mine), **middle, spread=around)
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    rows = [row for row in sweep_rtl.read() if row["status"] == "done"]
+    results = [result(row) for row in rows]
+    apart = left_out(results)
+    if "--write" in arguments:
+        date = arguments[arguments.index("--write") + 1]
+        tools = ", ".join(sorted({row["tools"] for row in rows}))
+        source = f"fitted on rtl_results.csv, random networks of tests/sweep_rtl.py, made with {tools}"
+        known = with_spread(fit(results, source, date, sweep_rtl.CLOCK_MHZ), results, apart)
+        known = rtl_fit.completed(known, weights_unknown(rows, known), families_apart(rows))
+        head = "# Written by tests/bench_rtl_estimate.py --write DATE; what they multiply: rtl_terms.py.\n"
+        sweep_rtl.TABLE.with_name("rtl_constants.toml").write_text(head + text(known), encoding="utf-8")
+        return 0
+    scores("family left out", results, apart, nested(results, apart))
+    changing = [place for place, one in enumerate(results) if one.terms.constant_share <= CONSTANT_SHARE]
+    parts = [[found[place] for place in changing] for found in (results, apart, nested(results, apart))]
+    scores("of these, without those of which parts are constant", *parts)  # type: ignore[arg-type]
+    known = fit(results)
+    scores("in sample", results, [known] * len(results), [spreads(results, apart)] * len(results))
+    groups: dict[str, Callable[[Mapping[str, str]], bool]] = {
+        "only unrolled and streaming forms": lambda row: " unrolled " in row["name"] or " streaming " in row["name"],
+        "folded and auto": lambda row: " folded " in row["name"] or " auto " in row["name"],
+        "dense networks": lambda row: "x" not in row["family"].split("-")[0],
+        "convolutions": lambda row: "x" in row["family"].split("-")[0],
+    }
+    around = nested(results, apart)
+    for title, holds in groups.items():
+        mine = [place for place, row in enumerate(rows) if holds(row)]
+        scores(f"of these, {title}", [results[p] for p in mine], [apart[p] for p in mine], [around[p] for p in mine])
+    if "--designs" in arguments:
+        show(("design", *TARGETS), [_line(*one) for one in zip(rows, results, apart, strict=True)])
+    return 0
+
+
+def _line(row: Mapping[str, str], one: Result, known: Constants) -> tuple[str, ...]:
+    made = predicted(one, known)
+    return (row["name"], *(f"{one.measured[n]:.0f}/{made[n]:.0f}" if n in one.measured else "-" for n in TARGETS))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
