@@ -1,7 +1,8 @@
 """`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
 
 python -m tests.bench [imports] [overhead] [fold] [precisions] [smaller] [lowrank] [pruned] [criteria] [pruned-int8] [models]
-                      [link] [serving] [end-to-end] [ray] [bottleneck]
+                      [link] [serving] [end-to-end] [ray] [bottleneck] [latency] [fit] [agent] [hls4ml-estimate] [rtl-estimate]
+                      [adder-graph] [fpga]
 """
 
 from __future__ import annotations
@@ -287,6 +288,43 @@ def ray() -> None:
     apart("bench_ray")
 
 
+def latency() -> None:
+    """The latency estimate beside published rows, whole families and chips left out."""
+    apart("bench_latency")
+
+
+def hls4ml_estimate() -> None:
+    """The hls4ml estimate beside a table of synthesis results, which EDGESDK_HLS4ML_RESULTS names."""
+    from . import bench_hls4ml_estimate
+
+    bench_hls4ml_estimate.main([])
+
+
+def rtl_estimate() -> None:
+    """The estimate of the flow rtl beside designs that were routed, families left out."""
+    apart("bench_rtl_estimate")
+
+
+def adder_graph() -> None:
+    """Adder graphs and kernels, beside da4ml on the same matrices. An hour."""
+    apart("bench_adder_graph")
+
+
+def agent() -> None:
+    """What the agent's calls, uploads and measurements cost."""
+    apart("bench_agent")
+
+
+def fit() -> None:
+    """The latency estimate refitted to this machine, beside what is measured on it."""
+    apart("bench_fit")
+
+
+def fpga() -> None:
+    """FPGA: mismatches at every level, what free tools make of nets, how that grows. Hours; what was made is kept."""
+    apart("bench_fpga")
+
+
 def apart(module: str) -> None:
     subprocess.run([sys.executable, "-m", f"tests.{module}"], cwd=ROOT, check=True)
 
@@ -295,6 +333,8 @@ SECTIONS = {
     "imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "smaller": smaller, "lowrank": lowrank,
     "widths": widths, "pruned": pruned, "criteria": criteria, "pruned-int8": pruned_int8, "models": models,
     "link": link, "serving": serving, "end-to-end": end_to_end, "ray": ray, "bottleneck": bottleneck,
+    "latency": latency, "fit": fit, "agent": agent, "hls4ml-estimate": hls4ml_estimate, "rtl-estimate": rtl_estimate,
+    "adder-graph": adder_graph, "fpga": fpga,
 }  # fmt: skip
 
 
