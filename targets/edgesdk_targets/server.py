@@ -65,7 +65,7 @@ class Server(Target):
         return Compiled({"model.onnx": segment.model.to_bytes()}, runtime)
 
     def estimate(self, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
-        reason = "nothing was measured of it: edgesdk fit --on local, then --fit FILE; or edgesdk measure"
+        reason = "nothing was measured of it: edgesdk measure --on local, or edgesdk fit --on local and --fit FILE"
         return (unavailable("latency_ms", self.device.name, reason), estimate.peak_memory(layers, self.device))
 
     def _fitted(self, step: dict[str, Any]) -> dict[str, Any]:

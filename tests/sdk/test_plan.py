@@ -105,7 +105,8 @@ def test_head_and_tail_on_one_board_are_the_whole() -> None:
     for cut in cuts(model)[::9]:
         head, tail = (PartTimes(make(None, PI), model, side).part(cut) for side in ("head", "tail"))  # type: ignore[arg-type]
         whole = PartTimes(make(None, PI), model, "head").whole()
-        assert value(head) + value(tail) == pytest.approx(value(whole), rel=1e-3)
+        both = value(head) + value(tail)  # an activation that a cut parts from its convolution is no longer joined to it
+        assert 0.999 * value(whole) <= both <= 1.05 * value(whole)
 
 
 def test_the_best_over_rates_is_what_planning_at_each_rate_finds(resnet: Plan) -> None:
@@ -121,7 +122,7 @@ def test_the_best_over_rates_is_what_planning_at_each_rate_finds(resnet: Plan) -
 def test_intervals_overlap_and_the_plan_says_so(resnet: Plan) -> None:
     assert resnet.winner is not None and resnet.winner.startswith("split at ")
     assert not resnet.certain and "offload" in resnet.overlapping
-    assert "not certain, offload is faster with" in resnet.why
+    assert "the interval of offload overlaps its own" in resnet.why
     assert any("loses is not known" in note for note in resnet.notes)
 
 

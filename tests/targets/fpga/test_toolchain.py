@@ -358,7 +358,8 @@ def test_ctrl_c_leaves_no_output_and_no_process(tmp_path: Path, fake_yosys: Path
         f"echo half > cells.json; echo $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; sleep 300"
     )
     code = (
-        "import sys; from edgesdk_targets.device import profile; from edgesdk_targets.fpga.toolchain import plan, run\n"
+        "import signal, sys; from edgesdk_targets.device import profile; from edgesdk_targets.fpga.toolchain import plan, run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells start what runs in the background without it
         "run(plan({'a.v': b''}, 'top', profile('pynq-z2')), sys.argv[1])\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "made")], stderr=subprocess.PIPE) as sdk:
