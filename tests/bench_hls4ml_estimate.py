@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.fpga import dense_spec
-from edgesdk_targets.fpga.hls4ml_constants import Constants, shipped, text
+from edgesdk_targets.fpga.constants_file import text
+from edgesdk_targets.fpga.hls4ml_constants import Constants, shipped
 from edgesdk_targets.fpga.hls4ml_estimate import estimate
 from edgesdk_targets.fpga.hls4ml_fit import ANALYTIC, Record, fit
 

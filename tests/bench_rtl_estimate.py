@@ -17,7 +17,8 @@ import numpy as np
 
 from edgesdk_converters.errors import EdgeError
 from edgesdk_targets.fpga import rtl_fit
-from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, Constants, Family, Spread, text
+from edgesdk_targets.fpga.constants_file import text
+from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, Constants, Family, Spread
 from edgesdk_targets.fpga.rtl_estimate import WIDER_CONSTANT
 from edgesdk_targets.fpga.rtl_fit import Result, fit, left_out, predicted, spread, spreads, with_spread
 from edgesdk_targets.fpga.rtl_terms import Terms, terms, total

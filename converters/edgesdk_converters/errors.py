@@ -9,6 +9,7 @@
     │   ├── Unsupported            the target cannot run a node: knows node, operator and reason
     │   ├── DoesNotFit             knows need and have
     │   └── ToolError              an external tool failed: knows its last lines
+    │       └── MissingTool        it is not installed
     ├── BundleError                a bundle is damaged, incomplete or of another format
     ├── DeviceError                unknown board, missing provider, wrong runtime
     ├── LinkError                  the way to a server or board
@@ -95,6 +96,10 @@ class ToolError(TargetError):
         super().__init__(f"{tool}: {message}" + (f": {last_lines}" if last_lines else ""), hint)
         self.tool = tool
         self.last_lines = last_lines
+
+
+class MissingTool(ToolError):
+    """An external program is not installed; the hint says what brings it."""
 
 
 class BundleError(EdgeError):

@@ -201,14 +201,14 @@ def _runtime(setting: Setting) -> str:
 
 
 def _of_logic(named: Sequence[tuple[str, LogicRecord]], path: Path, progress: Callable[[str], None]) -> Fit:
-    from edgesdk_targets.fpga import hls4ml_constants, hls4ml_fit
+    from edgesdk_targets.fpga import constants_file, hls4ml_constants, hls4ml_fit
 
     progress(f"fitting {len(named)} records")
     records = [record for _, record in named]
     found = hls4ml_fit.fit(records)
     shipped = hls4ml_constants.shipped()
     checked = _left_out(named, shipped)
-    write_beside(path, hls4ml_constants.text(found).encode())
+    write_beside(path, constants_file.text(found).encode())
     families, spread = len({one.family for one in records}), found.spread["lut"]
     notes: tuple[str, ...] = ()
     if all(one.left_out is None for one in checked):

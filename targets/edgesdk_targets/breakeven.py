@@ -118,6 +118,8 @@ def envelope(lines: Sequence[Line], link: Link) -> tuple[tuple[str, ...], tuple[
                 break
             at, _, index = min(meeting)
             now = lines[index]
+            if at == passed[-1][0]:  # so near to an endless rate that floats do not tell it from one
+                passed.pop()
             passed.append((at, now))
     crossings = [
         _bounded(Crossover(1 / at, slow.name, fast.name), slow, fast, link)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import edgesdk_converters
-from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, ToolError
+from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, MissingTool, ToolError
 
 from . import engine_cache, golden, runner, sysroot
 from .bundle import Bundle, open_bundle
@@ -149,7 +149,7 @@ def count(
         raise DeviceError(f"{bundle.path} runs on an accelerator; emulated is a CPU alone", "measure it on the board")
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
-            raise ToolError(tool, "is missing: the emulator needs it", hint=f"sudo apt-get install {package}")
+            raise MissingTool(tool, "is missing: the emulator needs it", hint=f"sudo apt-get install {package}")
     version = release()
     system = sysroot.made(progress)
     qemu = [*_fixed_addresses(), QEMU, "-cpu", name, "-plugin", str(_plugin(version)), "-d", "plugin"]

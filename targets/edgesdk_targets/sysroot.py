@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgesdk_converters.errors import MissingExtra, ToolError
+from edgesdk_converters.errors import MissingExtra, MissingTool, ToolError
 
 from . import engine_cache
 
@@ -62,7 +62,7 @@ def made(progress: Callable[[str], None]) -> Path:
         progress("the arm64 system is damaged: making it anew")
     for tool, found_on in TOOLS.items():
         if shutil.which(tool) is None:
-            raise ToolError(tool, "is missing: the arm64 system is made of Debian packages", hint=f"use {found_on}")
+            raise MissingTool(tool, "is missing: the arm64 system is made of Debian packages", hint=f"use {found_on}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="arm64-", dir=folder.parent) as scratch:
         root = Path(scratch, "root")

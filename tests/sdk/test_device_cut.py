@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -113,3 +114,20 @@ def test_the_face_is_sorted_and_complete() -> None:
         assert getattr(edgesdk, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         _ = edgesdk.nonsense  # type: ignore[attr-defined]
+
+
+def test_running_a_bundle_writes_nothing_of_it_into_the_users_home(bundle_path: Path, tmp_path: Path) -> None:
+    """ONNX Runtime 1.29 and later notes what it runs under ~/.cache/Microsoft, and a number for the device, unless told not."""
+    code = """
+        import sys, numpy as np, edgesdk
+        with edgesdk.load(sys.argv[1]) as session:
+            session.run({"image": np.zeros((1, 1, 28, 28), np.float32)})
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")}
+    for switch, written in (({}, False), ({"ORT_DISABLE_TELEMETRY": "0"}, True)):
+        home = tmp_path / str(written)
+        home.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), str(bundle_path)], check=True, env=kept | switch | {"HOME": str(home)}
+        )
+        assert (home / ".cache" / "Microsoft").exists() == written

@@ -11,7 +11,7 @@ import pytest
 import edgesdk
 from edgesdk_converters.errors import DeviceError, TargetError
 from edgesdk_targets import latency_fit, latency_model
-from edgesdk_targets.fpga import hls4ml_constants
+from edgesdk_targets.fpga import constants_file, hls4ml_constants
 from edgesdk_targets.report import Report
 
 from .conftest import run_here
@@ -70,7 +70,7 @@ def test_a_fit_of_ones_own_moves_the_estimate(tmp_path: Path) -> None:
 
 def test_constants_of_ones_own_move_the_estimate_of_logic(tmp_path: Path) -> None:
     settings = {"flow": "hls4ml", "reuse_factor": "1024", "strategy": "resource"}
-    text = hls4ml_constants.text(hls4ml_constants.shipped())
+    text = constants_file.text(hls4ml_constants.shipped())
     (tmp_path / "same.toml").write_text(text)
     spec = "dense:80-24-120@6bit"
     one, two = (

@@ -222,6 +222,38 @@ def test_a_network_that_is_too_large_says_what_it_needs_and_what_there_is(tmp_pa
     assert not (tmp_path / "n.edge").exists()
 
 
+@pytest.mark.parametrize("backend", ["oneapi", "libero"])
+def test_a_back_end_that_only_its_vendor_compiles_gets_its_project_and_the_contract_waits(
+    backend: str, model: Model, samples: Any, tmp_path: Path
+) -> None:
+    settings = {"flow": "hls4ml", "backend": backend}
+    made = edgesdk.export(
+        model, device="pynq-z2", settings=settings, data=samples, max_relative_error=0.5, out=tmp_path / "n.edge"
+    )
+    report = made.report()
+    assert report.contract.status == "pending"
+    found = report.find("mismatches", "hls4ml")
+    assert found is not None and found.provenance == "unavailable" and "headers" in found.method
+    assert any(name.startswith("build/") and name.endswith("network.cpp") for name in made.manifest.files)
+
+
+def test_a_simulator_that_fails_is_an_error_and_no_missing_one(
+    model: Model, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the integers themselves would be held against the contract in the place of the design."""
+    for name in ("verilator", "g++"):
+        fake = tmp_path / "bin" / name
+        fake.parent.mkdir(exist_ok=True)
+        fake.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+        fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for settings, device in (({"bits": "5"}, "ecp5-25k"), ({"flow": "hls4ml"}, "pynq-z2")):
+        with pytest.raises(ToolError, match="ended with 1"):
+            edgesdk.export(model, device=device, settings=settings, data=samples, max_relative_error=0.5, out=tmp_path / "n.edge")
+        assert not (tmp_path / "n.edge").exists()
+
+
 def test_a_simulators_time_is_never_a_latency(logic: edgesdk.Bundle) -> None:
     with pytest.raises(DeviceError, match="a simulator's time is no latency"):
         edgesdk.measure(logic.path)

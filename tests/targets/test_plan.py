@@ -208,7 +208,7 @@ def test_a_way_must_have_the_parts_of_its_kind() -> None:
         Way("offload", "offload", 1, 1, estimated(1, "head"), estimated(1, "whole"))
 
 
-TIMES = st.one_of(st.just(0.0), st.floats(1e-9, 1000))
+TIMES = st.floats(0, 1000)
 BITS = st.one_of(st.just(0.0), st.floats(8, 1e8))
 LINES = st.lists(st.tuples(TIMES, BITS, BITS), min_size=1, max_size=8)
 LINKS = st.builds(
@@ -236,6 +236,12 @@ def test_the_envelope_is_the_best_of_all_at_every_rate(numbers: list[tuple[float
         there = next(line for line in lines if line.name == best[place])
         fastest = min(line.ms(link.at(rate)) for line in lines)
         assert there.ms(link.at(rate)) <= fastest * (1 + 1e-6) + 1e-6
+
+
+def test_times_next_to_nothing_have_no_rate_between_them() -> None:
+    lines = made([(5e-324, 0.0, 0.0), (0.0, 0.0, 8.0)])
+    best, crossovers = envelope(lines, Link(1e4, 1e4, 0.0, 0.0, 0.0))
+    assert len(best) == len(crossovers) + 1
 
 
 @given(LINES, LINKS)

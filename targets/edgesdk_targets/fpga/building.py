@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgesdk_converters.errors import BundleError, ToolError
+from edgesdk_converters.errors import BundleError, MissingTool, ToolError
 
 from .. import runner
 from ..bundle import Bundle
@@ -34,13 +34,13 @@ def vendor(
 ) -> tuple[list[Figure], list[str]]:
     """Run a vendor's commands on the project, and read the reports that they leave.
 
-    Raises ToolError where the tool is not on the path: then the project lies in the folder, ready for where it is.
+    Raises MissingTool where the tool is not on the path: then the project lies in the folder, ready for where it is.
     """
     write(bundle, folder)
     commands = [list(map(str, command)) for command in step["commands"]]
     if shutil.which(str(step["tool"])) is None:
         lines = "; ".join(" ".join(command) for command in commands)
-        raise ToolError(
+        raise MissingTool(
             str(step["tool"]), f"is not on the path; the project lies in {folder}",
             hint=f"install {step['tool_name']}, then run there: {lines}",
         )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgesdk_converters.errors import TargetError, ToolError, Unsupported
+from edgesdk_converters.errors import MissingTool, TargetError, Unsupported
 
 from ..bundle import Bundle, Provider, Runtime
 from ..figure import Figure, Interval, unavailable
@@ -40,7 +40,8 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     if target.reuse_factors:
         config["reuse_factors"] = ",".join(target.reuse_factors)
     made = project(program, _options(config, Options))
-    runtime = Runtime("fpga", f"{BUILD}firmware/{made.options.name}.cpp", providers=(Provider("g++"),), config=config)
+    body = next(name for name in sorted(made.files) if name.endswith(f"firmware/{made.options.name}.cpp"))
+    runtime = Runtime("fpga", f"{BUILD}{body}", providers=(Provider("g++"),), config=config)
     files = {f"{BUILD}{name}": data for name, data in made.files.items()}
     files[interface.FILE] = interface.Interface.of(program, dtypes).to_bytes()
     step = {
@@ -93,7 +94,7 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
     try:
         simulate, _, _ = simulation(bundle, program, progress)
         rows.append(evidence.mismatches(program, codes, simulate(codes), "hls4ml", "hls4ml's C++, compiled with g++"))
-    except (ToolError, Unsupported) as error:
+    except (MissingTool, Unsupported) as error:
         rows.append(unavailable("mismatches", "hls4ml's C++", error.message, "hls4ml"))
     found = [row for row in of_fixed(layers_of(program), target) if row.layer is None]
     rows += found

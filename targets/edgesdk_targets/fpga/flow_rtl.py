@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgesdk_converters.errors import ToolError
+from edgesdk_converters.errors import MissingTool
 
 from ..bundle import Bundle, Provider, Runtime
 from ..figure import Figure, unavailable
@@ -96,9 +96,7 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
         try:
             rows += _simulated(made, program, folder, progress)
             cycles = next(row for row in rows if row.name == "cycles")
-        except ToolError as error:
-            if "not installed" not in error.message:
-                raise
+        except MissingTool as error:
             rows.append(unavailable("cycles", "verilator", error.message))
         if target.tools == "none":
             rows += _expected(made, target)
@@ -143,7 +141,7 @@ def _built(
     for step in plan.steps:
         try:
             toolchain.find(step.argv[0])
-        except ToolError as error:
+        except MissingTool as error:
             told = f"{error.message}; {error.hint}"
             return _expected(made, target), [f"not synthesised, so that its figures are estimates: {told}"], {}
     run = toolchain.run(plan, folder / "build", progress=progress, timeout_s=60 * target.tool_minutes)

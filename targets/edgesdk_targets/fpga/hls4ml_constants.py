@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgesdk_converters import fields
-from edgesdk_converters.errors import TargetError
-
+from . import constants_file
 from .hls4ml_terms import WIDE_CHOICE, Cost
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -127,24 +118,8 @@ def shipped() -> Constants:
 
 
 def read_constants(path: Path) -> Constants:
-    """Constants from a file, as `text` writes them. Raises TargetError for anything else."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
-        raise TargetError(f"{path.name} holds no constants: {reason}", "give a file that `edgesdk fit` wrote") from reason
-    return fields.read(Constants, data, path.name, TargetError)
-
-
-def text(known: Constants) -> str:
-    """Constants as TOML, as `read_constants` reads them."""
-    data: dict[str, Any] = fields.plain(known)
-    plain = {name: value for name, value in data.items() if not isinstance(value, dict) and name != "regions"}
-    lines = [f"{name} = {_value(value)}" for name, value in plain.items()]
-    for name, table in ((name, value) for name, value in data.items() if isinstance(value, dict)):
-        lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    for region in data["regions"]:
-        lines += ["", "[[regions]]", *(f"{key} = {_value(value)}" for key, value in region.items())]
-    return "\n".join(lines) + "\n"
+    """Constants from a file, as `edgesdk fit` writes them. Raises TargetError for anything else."""
+    return constants_file.read(Constants, path, "give a file that `edgesdk fit` wrote")
 
 
 def departures(
@@ -198,13 +173,3 @@ def _outside(values: Iterable[int], known: tuple[int, ...]) -> bool:
 
 def _told(known: tuple[int, ...]) -> str:
     return f"{known[0]} to {known[1]}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

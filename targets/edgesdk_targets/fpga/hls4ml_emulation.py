@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesdk_converters.errors import DeviceError, ToolError, Unsupported
+from edgesdk_converters.errors import DeviceError, MissingTool, ToolError, Unsupported
 from edgesdk_converters.integer_program import Integers
 
 from .. import engine_cache, runner
@@ -68,7 +68,7 @@ def compiled(project: Project, progress: Callable[[str], None] = runner.silent, 
         raise Unsupported(target, project.options.name, "emulation with g++", told, "emulate with back end vitis")
     path = shutil.which(COMPILER)
     if path is None:
-        raise ToolError(COMPILER, "is missing: the emulation of an hls4ml project is C++", hint="sudo apt-get install g++")
+        raise MissingTool(COMPILER, "is missing: the emulation of an hls4ml project is C++", hint="sudo apt-get install g++")
     version = subprocess.run([path, "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=False).stdout
     key = hashlib.sha256("\n".join((project.digest, version, *FLAGS, _unit(project))).encode()).hexdigest()[:32]
     place = engine_cache.root() / "hls4ml" / key

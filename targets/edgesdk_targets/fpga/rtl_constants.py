@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgesdk_converters import fields
-from edgesdk_converters.errors import TargetError
-
+from . import constants_file
 from .rtl_terms import Terms, Way
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 CONSTANT_SHARE = 0.02
 """Of the bits that kernels give, from which on a design is unlike those of the fit: some of 2 bits have dead channels."""
@@ -104,26 +94,5 @@ def shipped() -> Constants:
 
 
 def read_constants(path: Path) -> Constants:
-    """Constants from a file, as `text` writes them. Raises TargetError for anything else."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
-        raise TargetError(f"{path.name} holds no constants: {reason}") from reason
-    return fields.read(Constants, data, path.name, TargetError)
-
-
-def text(known: Constants) -> str:
-    """Constants as TOML, as `read_constants` reads them."""
-    data: dict[str, Any] = fields.plain(known)
-    lines = [f"{name} = {_value(value)}" for name, value in data.items() if not isinstance(value, dict)]
-    for name, table in ((name, value) for name, value in data.items() if isinstance(value, dict)):
-        lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    """Constants from a file. Raises TargetError for anything else."""
+    return constants_file.read(Constants, path)

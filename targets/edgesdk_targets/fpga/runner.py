@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.errors import EdgeError, ToolError
+from edgesdk_converters.errors import EdgeError, MissingTool, Unsupported
 from edgesdk_converters.integer_program import Integers
 
 from ..bundle import Bundle
@@ -28,7 +28,8 @@ REFERENCE = "integer reference"
 class FpgaRunner:
     """The bundle's own design in a simulator. It is exact, not fast: each call starts the simulator, `run_many` once for all.
 
-    Where the simulator is not installed and a fallback is allowed, the integer reference runs in its place, and the facts say so.
+    Where the simulator is not installed, or only a vendor has it, and a fallback is allowed, the integer reference runs in its
+    place, and the facts say so.
     """
 
     def __init__(self, bundle: Bundle, options: RunOptions = DEFAULTS) -> None:
@@ -77,7 +78,7 @@ class FpgaRunner:
             raise EdgeError(f"the bundle is of the flow {flow!r}; known: rtl, hls4ml", "update edgesdk")
         try:
             simulate(evidence.vectors(self._program, 1))
-        except ToolError as error:
+        except (MissingTool, Unsupported) as error:
             if not options.allow_fallback:
                 raise
             return self._program.run, RunnerFacts(REFERENCE, f"as {error.message}", (REFERENCE,), fallback=True, simulated=True)

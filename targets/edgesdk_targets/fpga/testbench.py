@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.errors import DeviceError, ToolError
+from edgesdk_converters.errors import DeviceError, MissingTool, ToolError
 from edgesdk_converters.integer_program import Integers
 
 from .. import engine_cache
@@ -146,8 +146,6 @@ def simulate(
 
 def _kept(command: Sequence[str], files: Mapping[str, bytes], progress: Callable[[str], None], name: str) -> Path:
     """The program that Verilator builds of these files, from the user's cache, or built into it."""
-    if shutil.which(command[0]) is None:
-        raise ToolError(command[0], "is not installed", hint=f"install the package {PACKAGES[command[0]]}, for instance with apt")
     told = hashlib.sha256("\0".join((*command, run((command[0], "--version"), Path.cwd()))).encode())
     for file, data in sorted(files.items()):
         told.update(f"{file}\0{len(data)}\0".encode() + data)
@@ -210,7 +208,7 @@ def run(command: Sequence[str], folder: Path) -> str:
     name = Path(command[0]).name
     program = str(folder / command[0]) if os.sep in command[0] else command[0]
     if os.sep not in command[0] and shutil.which(program) is None:
-        raise ToolError(name, "is not installed", hint=f"install the package {PACKAGES.get(name, name)}, for instance with apt")
+        raise MissingTool(name, "is not installed", hint=f"install the package {PACKAGES.get(name, name)}, for instance with apt")
     done = subprocess.run([program, *command[1:]], cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-8:])

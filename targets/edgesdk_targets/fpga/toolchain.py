@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from edgesdk_converters.errors import TargetError, ToolError, install_hint
+from edgesdk_converters.errors import MissingTool, TargetError, ToolError, install_hint
 
 from .. import runner
 from ..device import DeviceProfile
@@ -204,13 +204,13 @@ def run(
 
 
 def find(tool: str) -> str:
-    """The path of a program for a name of TOOLS: on PATH, or beside this Python. Raises ToolError that says what to install."""
+    """The path of a program for a name of TOOLS: on PATH, or beside this Python. Raises MissingTool that says what to install."""
     wanted = TOOLS[tool]
     for program in wanted.programs:
         path = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
         if path is not None:
             return path
-    raise ToolError(tool, f"is missing: no {' or '.join(wanted.programs)} on PATH or beside Python", hint=wanted.install)
+    raise MissingTool(tool, f"is missing: no {' or '.join(wanted.programs)} on PATH or beside Python", hint=wanted.install)
 
 
 def _run_step(

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgesdk_converters.errors import TargetError
-from edgesdk_targets.fpga.hls4ml_constants import Departure, Placement, area, cycles, read_constants, shipped, text
+from edgesdk_targets.fpga.constants_file import text
+from edgesdk_targets.fpga.hls4ml_constants import Departure, Placement, area, cycles, read_constants, shipped
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer, cost
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from edgesdk_converters.errors import TargetError, Unsupported
 from edgesdk_targets.figure import Figure
+from edgesdk_targets.fpga.constants_file import text
 from edgesdk_targets.fpga.dense_spec import parse
-from edgesdk_targets.fpga.hls4ml_constants import Constants, Placement, read_constants, shipped, text
+from edgesdk_targets.fpga.hls4ml_constants import Constants, Placement, read_constants, shipped
 from edgesdk_targets.fpga.hls4ml_estimate import TARGETS, estimate
 from edgesdk_targets.fpga.hls4ml_fit import ANALYTIC, FAMILIES, FEWEST, Record, constants, count, fit, record, residuals
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgesdk_converters.errors import TargetError
-from edgesdk_targets.fpga.rtl_constants import Family, Spread, doublings, read_constants, shipped, text
+from edgesdk_targets.fpga.constants_file import text
+from edgesdk_targets.fpga.rtl_constants import Family, Spread, doublings, read_constants, shipped
 from edgesdk_targets.fpga.rtl_fit import START
 from edgesdk_targets.fpga.rtl_terms import Terms
 
