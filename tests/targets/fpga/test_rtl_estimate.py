@@ -118,6 +118,20 @@ def test_network_without_a_layout_is_unavailable_with_its_reason() -> None:
     assert all(row.provenance == "unavailable" and "GRU" in row.method for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("op", "bits", "told"), [("LayerNormalization", 6, "LayerNorm"), ("Softmax", 6, "Softmax"), ("Gelu", 13, "Curve")]
+)
+def test_operations_that_no_result_has_are_extrapolated(op: str, bits: int, told: str) -> None:
+    layers = [Layer("o", "Gemm", "fc", ("x",), ("o",), ((1, 6),), ((1, 4),)),
+              Layer("n", op, "act", ("o",), ("n",), ((1, 4),), ((1, 4),))]  # fmt: skip
+    with_it, without = (totals(estimate(design(of_layers(some, bits)), ECP5)) for some in (layers, layers[:1]))
+    row, plain = with_it["lut"], without["lut"]
+    assert row.extrapolated and f"{told} in none of the results" in row.method
+    assert width(row) > width(plain) and "in none of the results" not in plain.method
+    assert row.value is not None and plain.value is not None and row.value > plain.value
+    assert with_it["fmax_mhz"].extrapolated
+
+
 def test_target_estimates_by_line_and_by_layers_with_its_own_options() -> None:
     text = "dense:16-12-5@6bit"
     folded, unrolled = (
@@ -133,7 +147,7 @@ def test_target_estimates_by_line_and_by_layers_with_its_own_options() -> None:
 def test_routed_designs_of_unseen_families_are_met_within_the_stated_errors() -> None:
     rows = [row for row in sweep_rtl.read() if row["status"] == "done"]
     results = [result(row) for row in rows]
-    assert len(results) >= 90
+    assert len(results) >= 150
     apart = left_out(results)
     for name, most in (("lut", 10.0), ("ff", 10.0), ("fmax_mhz", 15.0)):
         measured = np.array([one.measured[name] for one in results])
