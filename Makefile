@@ -40,8 +40,8 @@ models: $(VENV)/.dev
 
 # Debian packages: the Fashion-MNIST images, the emulator, compilers, certificates for tests, and what simulates and synthesises
 # logic. A missing one is a failure.
-DEBIAN := dataset-fashion-mnist qemu-user gcc g++ make libc6-dev openssl yosys verilator iverilog
-COMMANDS := qemu-aarch64 cc g++ openssl yosys verilator iverilog
+DEBIAN := dataset-fashion-mnist qemu-user gcc g++ make libc6-dev openssl yosys verilator iverilog chromium-headless-shell
+COMMANDS := qemu-aarch64 cc g++ openssl yosys verilator iverilog chromium-headless-shell
 packages:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
 	if [ ! -d /usr/share/datasets/fashion-mnist ] || [ -n "$$missing" ]; then \

@@ -1,8 +1,8 @@
 """`make bench`: tables of what edgesdk costs, each ratio measured side by side in one run. Nothing here passes or fails.
 
 python -m tests.bench [imports] [overhead] [fold] [precisions] [smaller] [lowrank] [pruned] [criteria] [pruned-int8] [models]
-                      [link] [serving] [end-to-end] [ray] [bottleneck] [latency] [fit] [agent] [hls4ml-estimate] [rtl-estimate]
-                      [adder-graph] [fpga]
+                      [link] [serving] [end-to-end] [ray] [bottleneck] [latency] [fit] [agent] [devices] [emulator]
+                      [hls4ml-estimate] [rtl-estimate] [adder-graph] [fpga]
 """
 
 from __future__ import annotations
@@ -315,9 +315,19 @@ def agent() -> None:
     apart("bench_agent")
 
 
+def emulator() -> None:
+    """Ten bundles on three emulated Arm cores: golden vectors, instructions, flavours of int8, time to a result. Half an hour."""
+    apart("bench_emulator")
+
+
 def fit() -> None:
     """The latency estimate refitted to this machine, beside what is measured on it."""
     apart("bench_fit")
+
+
+def devices() -> None:
+    """What an estimate takes, cold and warm, by model, by number of layers, and of logic."""
+    apart("bench_devices")
 
 
 def fpga() -> None:
@@ -333,8 +343,8 @@ SECTIONS = {
     "imports": imports, "overhead": overhead, "fold": fold, "precisions": precisions, "smaller": smaller, "lowrank": lowrank,
     "widths": widths, "pruned": pruned, "criteria": criteria, "pruned-int8": pruned_int8, "models": models,
     "link": link, "serving": serving, "end-to-end": end_to_end, "ray": ray, "bottleneck": bottleneck,
-    "latency": latency, "fit": fit, "agent": agent, "hls4ml-estimate": hls4ml_estimate, "rtl-estimate": rtl_estimate,
-    "adder-graph": adder_graph, "fpga": fpga,
+    "latency": latency, "fit": fit, "agent": agent, "devices": devices, "emulator": emulator, "hls4ml-estimate": hls4ml_estimate,
+    "rtl-estimate": rtl_estimate, "adder-graph": adder_graph, "fpga": fpga,
 }  # fmt: skip
 
 

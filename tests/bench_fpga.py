@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 from edgesdk_converters.errors import DoesNotFit, ToolError, Unsupported
 from edgesdk_converters.integer_program import Clip, Dense, IntegerProgram, Integers, Round
 from edgesdk_targets.device import profile
-from edgesdk_targets.fpga import reports, toolchain
+from edgesdk_targets.fpga import reports, rtl_estimate, toolchain
 from edgesdk_targets.fpga.design import Design, design
 from edgesdk_targets.fpga.hls4ml_estimate import estimate, layers_of
 from edgesdk_targets.fpga.kernel import KernelOptions, kernel
@@ -42,13 +42,14 @@ from .targets.fpga.integer_nets import dense_net
 DEVICE = "ecp5-85k"
 CLOCK_MHZ = 100.0
 GROWTH_BITS, GROWTH_MULTIPLIERS = 6, 16
-GROWTH = {"unrolled": (8, 16, 24, 32, 48, 64), "folded": (16, 32, 64, 128, 256, 512)}
-ALONE = Choice("jet", 4, rounding="truncate")
+GROWTH = {"folded": (16, 32, 64, 128, 256, 512), "unrolled": (8, 16, 24, 32, 48, 64)}
+ALONE = tuple(Choice(net, bits, rounding="truncate") for net, bits in (("jet-small", 4), ("jet", 4), ("jet", 6), ("jet", 8)))
 """Rounded as da4ml's quantiser does, and compared without ports around it."""
 CELLS = ("net", "form", "COMB", "FF", "DSP", "EBR", "Fmax MHz", "bitstream")
-TIMES = ("net", "cycles", "latency us", "interval", "per second", "yosys s", "nextpnr s", "MB", "load")
-LOGIC = ("by", "adders", "stages", "COMB", "FF", "Fmax MHz", "latency ns", "yosys s", "nextpnr s", "MB", "load")
-ESTIMATE = ("net", "strategy", "reuse", "LUT", "FF", "DSP", "BRAM (36 kbit)", "cycles", "interval", "Fmax MHz", "latency us")
+TIMES = ("net", "cycles", "latency ns", "interval", "per second", "yosys s", "nextpnr s", "MB", "load")
+LOGIC = ("net", "by", "adders", "stages", "COMB", "FF", "Fmax MHz", "latency ns", "yosys s", "nextpnr s", "MB", "load")
+ESTIMATE = ("net", "strategy", "reuse", "LUT", "FF", "DSP", "BRAM (36 kbit)", "cycles", "interval", "Fmax MHz", "latency ns")
+BESIDE = ("net", "figure", "found", "estimated", "interval", "off")
 GREW = ("net", "weights", "COMB", "FF", "DSP", "EBR", "MHz", "interval", "design s", "yosys s", "nextpnr s", "MB", "load")
 
 
@@ -84,7 +85,7 @@ def built(label: str, files: Mapping[str, bytes], top: str, limit_minutes: float
 
 def tools(cases: Sequence[Case], limit_minutes: float) -> None:
     """Cells, clock, latency and tool time of each net on an ECP5, and what hls4ml is estimated to take."""
-    cells, times = list[Row](), list[Row]()
+    cells, times, beside = list[Row](), list[Row](), list[Row]()
     for case in cases:
         name, made = case.choice.name, case.made
         found = built(name, made.files, made.serial, limit_minutes)
@@ -94,13 +95,17 @@ def tools(cases: Sequence[Case], limit_minutes: float) -> None:
         bare, around, clock = core(case)[0], ports(case), found["values"]["fmax_mhz"]
         cells.append((name, form(made), *resources(found), f"{found['bitstream_bytes']:,} bytes"))
         for label, one in ((name, bare), (f"{name}, ports", around)):
-            timed = (f"{one['latency']:,}", f"{one['latency'] / clock:.2f}", f"{one['interval']:,.0f}")
+            timed = (f"{one['latency']:,}", f"{1e3 * one['latency'] / clock:,.0f}", f"{one['interval']:,.0f}")
             times.append((label, *timed, f"{1e6 * clock / one['interval']:,.0f}", *effort(found)))
+        simulated = {"cycles": bare["latency"], "initiation_interval": bare["interval"]}
+        beside += estimated(case, {**found["values"], **simulated})
         print(cells[-1], *times[-2:], sep="\n", file=sys.stderr, flush=True)
     print(f"{DEVICE}, {CLOCK_MHZ:g} MHz asked for; what is placed and routed has ports of 8 bits")
     shown(CELLS, cells)
     print("Cycles as Verilator counts them, of the bare core and with its ports, at that clock; none on a board")
     shown(TIMES, times)
+    print("Estimated without any tool, intervals of 80 %; * extrapolated")
+    shown(BESIDE, beside)
     print(f"The same integers through hls4ml (vitis) on {HLS_DEVICE}, estimated; * extrapolated")
     shown(ESTIMATE, [by_estimate(case) for case in cases])
 
@@ -133,6 +138,17 @@ def effort(found: Found) -> tuple[str, ...]:
     return f"{first[0]:,.0f}", f"{second[0]:,.0f}", f"{first[1]:,.0f}, {second[1]:,.0f}", load
 
 
+def estimated(case: Case, found: Mapping[str, float]) -> Iterator[Row]:
+    """Each figure that was found beside our estimate from the same Verilog."""
+    for row in rtl_estimate.estimate(case.made, profile(DEVICE), CLOCK_MHZ):
+        if row.layer is None and row.name in found and row.value is not None and row.interval is not None:
+            low, high, real = row.interval.low, row.interval.high, found[row.name]
+            told = [f"{number:,.0f}" for number in (real, row.value, low, high)]
+            off = f"{row.value / real - 1:+.1%}" if real else "-"
+            off += "" if low <= real <= high else ", outside"
+            yield (case.choice.name, row.name, told[0], told[1] + "*" * row.extrapolated, f"{told[2]} to {told[3]}", off)
+
+
 def by_estimate(case: Case) -> Row:
     """At the reuse factor that gives about as many multipliers as our design has lanes."""
     weights = sum(one.weight.size for one in weighted(case.program))
@@ -146,37 +162,40 @@ def by_estimate(case: Case) -> Row:
     totals = {row.name: row for row in rows if row.layer is None}
     names = ("lut", "ff", "dsp", "bram", "cycles", "initiation_interval", "fmax_mhz")
     cells = [f"{totals[name].value or 0:,.0f}{'*' if totals[name].extrapolated else ''}" for name in names]
-    latency = (totals["cycles"].value or 0) / (totals["fmax_mhz"].value or np.inf)
-    return (case.choice.name, strategy, str(reuse), *cells, f"{latency:.2f}")
+    latency = 1e3 * (totals["cycles"].value or 0) / (totals["fmax_mhz"].value or np.inf)
+    return (case.choice.name, strategy, str(reuse), *cells, f"{latency:,.0f}")
 
 
-def alone(limit_minutes: float) -> None:
-    """The jet net fully unrolled: our kernel and da4ml's on the same integers, each placed and routed by itself."""
-    case = Case(ALONE)
+def alone(limit_minutes: float, names: Sequence[str]) -> None:
+    """The jet nets fully unrolled: our kernel and da4ml's on the same integers, each placed and routed by itself."""
+    rows = list[Row]()
+    for choice in ALONE:
+        if choice.name in names:
+            rows += beside_da4ml(choice, limit_minutes)
+    print(f"Dense nets, truncating, unrolled, latency cut-off {CUTOFF:g}, {DEVICE}, {CLOCK_MHZ:g} MHz asked for")
+    shown(LOGIC, rows)
+
+
+def beside_da4ml(choice: Choice, limit_minutes: float) -> Iterator[Row]:
+    """Our kernel of a net, then da4ml's."""
+    case = Case(choice)
     net, program = bare(case.program)
     codes = case.codes["x"][:50]
     wanted = program.run({"x": codes})[program.outputs[0]]
-    began = time.process_time()
     ours = kernel(program, "ours", KernelOptions(latency_cutoff=CUTOFF))
-    print(
-        f"{ALONE.name}, truncating, unrolled, latency cut-off {CUTOFF:g}: our kernel took {time.process_time() - began:.0f} CPU s"
-    )
     made = {"edgesdk": ({"ours.v": ours.verilog.encode()}, "ours", ours.adders, ours.latency_cycles)}
     with tempfile.TemporaryDirectory() as folder:
         found = by_da4ml(net, codes, Path(folder))
-    if not np.array_equal(found[3], wanted):
-        print("da4ml computes other integers")
-    made["da4ml 0.6"] = (found[0], "peer", found[1], found[2])
-    rows = list[Row]()
+    same = np.array_equal(found[3], wanted)
+    made["da4ml 0.6" if same else "da4ml 0.6 (other integers)"] = (found[0], "peer", found[1], found[2])
     for label, (files, top, adders, stages) in made.items():
-        ran = built(f"{ALONE.name} {label}", files, top, limit_minutes)
+        ran = built(f"{choice.name} {label}", files, top, limit_minutes)
         if "why" in ran:
-            rows.append((label, "failed", ran["why"]))
+            yield (choice.name, label, "failed", ran["why"])
             continue
         lut, ff, _, _, clock = resources(ran)
-        latency = 1e3 * stages / float(clock) if clock != "-" else float("nan")
-        rows.append((label, str(adders), str(stages), lut, ff, clock, f"{latency:.0f}", *effort(ran)))
-    shown(LOGIC, rows)
+        latency = f"{1e3 * stages / float(clock):.0f}" if clock != "-" else "-"
+        yield (choice.name, label, f"{adders:,}", str(stages), lut, ff, clock, latency, *effort(ran))
 
 
 def bare(program: IntegerProgram) -> tuple[Layers, IntegerProgram]:
@@ -251,7 +270,7 @@ def main(arguments: Sequence[str]) -> None:
             case "tools":
                 tools(cases, given.limit_minutes)
             case "alone":
-                alone(given.limit_minutes)
+                alone(given.limit_minutes, given.nets)
             case "growth":
                 growth(given.limit_minutes)
             case _:

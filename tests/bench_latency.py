@@ -1,10 +1,13 @@
 """How well latency is predicted for networks and chips that the fit has not seen, beside the plain roofline on the same rows.
 
-python -m tests.bench_latency
+python -m tests.bench_latency                        prints the tables
+python -m tests.bench_latency --write-calibration    writes the points of the first split for the page of edgesdk compare
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters.cost import Layer
-from edgesdk_targets import latency_fit
+from edgesdk_targets import calibration_points, latency_fit
+from edgesdk_targets.calibration_points import Point
 from edgesdk_targets.latency_fit import TOO_FEW, Row, few_networks, network, parts, residuals, rows, spread
 from edgesdk_targets.latency_model import constants, used_cores
 
@@ -150,7 +154,36 @@ def own_reports(sample: Sequence[Row]) -> None:
     show(("", "n", "MAPE %", "median %"), lines)
 
 
+def points(sample: Sequence[Row]) -> list[Point]:
+    """Each row predicted by a fit that knew no row of its network's family, as the page of `edgesdk compare` draws them."""
+    found = left_out(sample, lambda row: row.family)
+    return [
+        Point(
+            row.facts.name, row.network, row.setting.runtime, row.setting.backend, row.setting.precision, row.latency_ms,
+            float(value), float(low), float(high),
+        )
+        for row, value, low, high in zip(sample, found.value, found.low, found.high, strict=True)
+    ]  # fmt: skip
+
+
+def write_calibration() -> None:
+    """Replace latency_calibration.json, which a test holds against what this computes."""
+    text = calibration_points.to_json(
+        points(rows()), constants().source,
+        "each row predicted with all rows of its network's family (its sizes, its int8 twin) left out of the fit and of the "
+        "intervals",
+        "python -m tests.bench_latency --write-calibration", datetime.date.today().isoformat(),
+    )  # fmt: skip
+    calibration_points.FILE.write_text(text, encoding="utf-8")
+    print(f"wrote {calibration_points.FILE.name}, {len(text):,} bytes")
+
+
 def main() -> None:
+    asked = argparse.ArgumentParser(description="Errors of the latency estimator on what it has not seen.")
+    asked.add_argument("--write-calibration", action="store_true", help="Write latency_calibration.json instead.")
+    if asked.parse_args().write_calibration:
+        write_calibration()
+        return
     sample = rows()
     effects = constants().effects
     shared = [name for name in effects if not any(row.facts.name in name for row in sample)]

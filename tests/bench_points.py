@@ -1,24 +1,30 @@
-"""What moving between operating points is worth on a link that changes: python -m tests.bench_points
+"""What moving between the ways of a request is worth on a link that changes: python -m tests.bench_points [WAY …]
 
 A bottleneck of 16 channels with points of 8 and 2 is asked one request after another over a relay whose link gets slow, dead and
-fast again; once moving, once at all channels, once at the fewest. Late requests are answered by the tail here.
+fast again; once by each policy, once at all channels, once at the fewest. Late requests are answered by the tail here. That takes
+next to no time on this machine, so it is also made to wait before it computes (HERE_MS), for the times of slower devices.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import edgesdk
 from edgesdk.server import Doors
 from edgesdk_converters.bottlenecks import leakage
+from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle
 from edgesdk_targets.link import parse
 
@@ -30,6 +36,26 @@ QUICK = {"bottleneck.mimic": "1", "bottleneck.tune": "0", "bottleneck.decoder_wi
 PHASES = (("10mbit,20ms", 6.0), ("200kbit,20ms", 8.0), ("80kbit,20ms", 8.0), ("", 6.0), ("10mbit,20ms", 12.0))
 """Links, and for how many seconds; one without a name refuses connections."""
 DEADLINE_MS = 300.0
+HERE_MS = (0.0, 45.0, 120.0)
+"""What a run of the tail here waits: nothing; more than a request on the fast link takes; nearly what is in time."""
+WAYS: dict[str, dict[str, Any]] = {
+    "accuracy": {"prefer": "accuracy"}, "speed": {"prefer": "speed"}, "remote": {"prefer": "remote"},
+    "16": {"points": 16}, "2": {"points": 2},
+}  # fmt: skip
+
+
+class Waiting:
+    """A tail on a slower device: it waits before it computes."""
+
+    def __init__(self, one: runners.Runner, wait_ms: float) -> None:
+        self.one, self.wait_ms, self.facts = one, wait_ms, one.facts
+
+    def run(self, feed: Any) -> Any:
+        time.sleep(self.wait_ms / 1e3)
+        return self.one.run(feed)
+
+    def close(self) -> None:
+        self.one.close()
 
 
 def bundle(folder: Path) -> Bundle:
@@ -40,15 +66,13 @@ def bundle(folder: Path) -> Bundle:
     )  # fmt: skip
 
 
-def follow(made: Bundle, port: int, points: Any) -> list[tuple[str, Counter[int], int, float, float]]:
+def follow(made: Bundle, port: int, way: dict[str, Any]) -> list[tuple[str, Counter[int], int, float, float]]:
     """For each phase: answers by channels (0: here), how many were late, p50 and p95 in ms."""
     image, found = {"image": samples("t10k", 0, 1)["image"][:1]}, []
     with Relay(("127.0.0.1", port), parse(PHASES[0][0])) as relay, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         host, door = relay.address
-        with edgesdk.load(
-            made.path, remote=f"http://{host}:{door}", deadline_ms=DEADLINE_MS, points=points, threads=1
-        ) as session:
+        with edgesdk.load(made.path, remote=f"http://{host}:{door}", deadline_ms=DEADLINE_MS, threads=1, **way) as session:
             far = session.remote
             assert far is not None
             for link, seconds in PHASES:
@@ -70,17 +94,36 @@ def follow(made: Bundle, port: int, points: Any) -> list[tuple[str, Counter[int]
     return found
 
 
+@contextmanager
+def slowed(wait_ms: float) -> Iterator[None]:
+    """Sessions whose tail here is that of a slower device."""
+    load = runners.load
+
+    def loaded(bundle: Bundle, options: runners.RunOptions = runners.DEFAULTS) -> Any:
+        one = load(bundle, options)
+        return Waiting(one, wait_ms) if bundle.manifest.role == "tail" else one
+
+    with patch("edgesdk.remote_runner.runners.load", loaded):
+        yield
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         made = bundle(Path(folder))
         with edgesdk.serve(made.path, Doors(port=0, grpc_port=None)) as server:
             port = int(server.url.rpartition(":")[2])
-            for points in ("auto", 16, 2):
-                print(f"points {points}, deadline {DEADLINE_MS:g} ms, target {DEADLINE_MS / 2:g} ms")
-                for link, answers, late, p50, p95 in follow(made, port, points):
-                    told = ", ".join(f"{'here' if k == 0 else k}: {n}" for k, n in sorted(answers.items(), reverse=True))
-                    print(f"  {link:14} answers {told:40} late {late:3}  p50 {p50:6.1f} ms  p95 {p95:6.1f} ms")
+            for wait_ms in HERE_MS:
+                with slowed(wait_ms):
+                    for name in sys.argv[1:] or WAYS:
+                        print(f"{name}; here over {wait_ms:g} ms, deadline {DEADLINE_MS:g} ms, in time {DEADLINE_MS / 2:g} ms")
+                        show(follow(made, port, WAYS[name]))
+
+
+def show(rows: list[tuple[str, Counter[int], int, float, float]]) -> None:
+    for link, answers, late, p50, p95 in rows:
+        told = ", ".join(f"{'here' if k == 0 else k}: {n}" for k, n in sorted(answers.items(), reverse=True))
+        print(f"  {link:14} answers {told:40} late {late:3}  p50 {p50:6.1f} ms  p95 {p95:6.1f} ms", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ Found = dict[str, Any]
 HLS_DEVICE = "pynq-z2"
 NETLIST_WEIGHTS, NETLIST_VECTORS = 1_000, 100
 """Of nets whose netlist is simulated, in Icarus, if nothing of them needs multipliers or memories: their cells have no models."""
-TRIED = 24
-"""Weights of which the control flips the one that matters most."""
+TRIED, CONTROL_CYCLES = 24, 8_000_000
+"""Weights of which the control flips the one that matters most, and for how long it is simulated at most."""
 LEVELS = ("net", "level", "inferences", "output codes", "differ", "remark")
 MEASURES = {"autoencoder": "squared error / float's square", "ds-cnn": "top-1 as float's"}
 ACCURACY = ("net", "measure", "inputs", "float", "fixed point", "inputs", "float", "fixed point", "RTL")
@@ -152,14 +152,14 @@ def netlist(case: Case) -> Found:
 
 
 def by_hls4ml(case: Case) -> Found:
-    """hls4ml's C++ for Vitis, compiled with g++."""
+    """hls4ml's C++ for Vitis, compiled with g++; of a large image in parallel it is many minutes of that."""
     from edgesdk_targets.fpga.hls4ml_emulation import emulate
     from edgesdk_targets.fpga.hls4ml_flow import Options, project
 
     def make() -> Found:
         part = profile(HLS_DEVICE).get("part", str) or ""
         try:
-            made = project(case.program, Options(part=part))
+            made = project(case.program, Options(part=part, io_type=case.choice.io_type))
         except Unsupported as error:
             return {"why": error.message}
         return {"wrong": case.wrong(emulate(made, case.codes, told(case.choice.name))), "n": 2 * case.count}
@@ -207,22 +207,19 @@ def control(case: Case, which: str) -> Found:
     """One flipped bit of a weight in the design: mismatches with the true integers, and with those of the flipped weight."""
 
     def make() -> Found:
-        few = {name: np.concatenate([array[:8], array[-8:]]) for name, array in case.codes.items()}
-        other = flipped(case.program, which, few)
+        other = flipped(case.program, which, case.few(16))
         made = case.built(other)
         changed = sorted(name for name in made.files if made.files[name] != case.made.files.get(name))
+        codes = case.few(min(2 * case.count, CONTROL_CYCLES // case.made.interval_cycles))
+        wanted, count = case.program.run(codes), len(next(iter(codes.values())))
         with tempfile.TemporaryDirectory() as folder:
-            done = testbench.simulate(made, case.codes, "verilator", folder, told(case.choice.name))
-        rows = sum((done.outputs[name] != case.wanted[name]).reshape(2 * case.count, -1) for name in case.program.outputs)
+            done = testbench.simulate(made, codes, "verilator", folder, told(case.choice.name))
+        rows = sum((done.outputs[name] != wanted[name]).reshape(count, -1) for name in case.program.outputs)
         hit = int(np.any(rows, axis=1).sum())
-        own = case.wrong(done.outputs, other.run(case.codes))
         return {
-            "wrong": case.wrong(done.outputs),
-            "inferences": hit,
-            "n": 2 * case.count,
-            "own": own,
-            "files": changed,
-        }
+            "wrong": case.wrong(done.outputs, wanted), "inferences": hit, "n": count,
+            "own": case.wrong(done.outputs, other.run(codes)), "files": changed,
+        }  # fmt: skip
 
     return kept(["one flipped bit that matters", which, case.choice.name, case.key], make)
 

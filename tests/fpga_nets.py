@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ from .bench_smaller import cached
 Array = NDArray[Any]
 MODELS = ROOT / "build" / "models"
 CALIBRATION = 512
-SIMULATED_CYCLES = 20_000_000
-"""Of the nets with an interval of many cycles: about a minute or two in Verilator."""
+SIMULATED_CYCLES = 80_000_000
+"""Of the nets with an interval of many cycles: two or three minutes in Verilator."""
 SAMPLES = 1_000
 """Of the nets that have no labels."""
 JET_SIZES, SMALL_SIZES = (16, 64, 32, 32, 5), (16, 8, 5)
@@ -49,13 +49,14 @@ FASHION_EPOCHS = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """A network at a number of bits, and how it becomes logic."""
+    """A network at a number of bits, and how it becomes logic; `io_type` is how hls4ml passes its tensors."""
 
     net: str
     bits: int
     form: Forms = "auto"
     multipliers: int = 64
     rounding: Rounding = "half_even"
+    io_type: Literal["io_parallel", "io_stream"] = "io_parallel"
 
     @property
     def name(self) -> str:
@@ -85,7 +86,7 @@ class Net:
 
 CHOICES = (
     Choice("jet-small", 4, "unrolled"), Choice("jet", 4), Choice("jet", 6), Choice("jet", 8), Choice("fashion", 6),
-    Choice("fashion", 8), Choice("autoencoder", 8, "folded", 128), Choice("ds-cnn", 8, "folded", 96),
+    Choice("fashion", 8), Choice("autoencoder", 8, "folded", 128), Choice("ds-cnn", 8, "folded", 96, io_type="io_stream"),
 )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ class Case:
 
     @cached_property
     def count(self) -> int:
-        """Of inputs, and of codes from the ends of their ranges: 1,000 of each where that simulates in a minute or two."""
+        """Of inputs, and of codes from the ends of their ranges: 1,000 of each where that simulates in two or three minutes."""
         return max(10, min(1_000, SIMULATED_CYCLES // (2 * self.made.interval_cycles)))
 
     @cached_property

@@ -42,6 +42,8 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 EXACT_BITS = 24
 """Of the significand of float32: sums of integers up to this width come out exact when they are computed in it."""
 LONG_OPSET = 21
+ADDED_BITS = 8
+"""That what a LayerNormalization adds has beyond its results."""
 SLOPE_BITS = 8
 """Significant bits of the slope of a LeakyRelu."""
 
@@ -327,6 +329,8 @@ class _Builder:
             )
         if node.op_type == "LeakyRelu":
             self._slope(node)
+        if node.op_type == "LayerNormalization":
+            self._normalisation(node)
         bits = self.widths.get(node.name, self.bits)
         heavy = node.op_type in WEIGHTED
         places = range(2) if heavy else range(len(node.input)) if node.op_type in _WITH_CONSTANTS else ()
@@ -347,6 +351,17 @@ class _Builder:
         known = [form for form in formats if form is not None]
         if heavy and len(known) == len(formats):
             self._sum(node, known, weight)
+
+    def _normalisation(self, node: onnx.NodeProto) -> None:
+        """Puts the scale of a LayerNormalization on a grid as a weight, and what it adds on one so fine that little is lost."""
+        bits = self.widths.get(node.name, self.bits)
+        for index, wide in ((1, bits), (2, min(bits + ADDED_BITS, EXACT_BITS))):
+            name = node.input[index] if index < len(node.input) else ""
+            if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
+                held = _weight(numpy_helper.to_array(self.stored[name]), wide, None)
+                container = Format(wide, 0, True).container if index == 1 else np.int32
+                own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
+                node.input[index] = self._stored(own, held.codes.astype(container), held.exponents, None)
 
     def _slope(self, node: onnx.NodeProto) -> None:
         """Makes the slope of a LeakyRelu a fraction that logic multiplies by: a few bits over a power of two."""

@@ -15,7 +15,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Integers: TypeAlias = NDArray[np.int64]
+from .integer_curves import Curve as Curve
+from .integer_curves import Integers as Integers
+from .integer_curves import LayerNorm as LayerNorm
+
 Shape: TypeAlias = tuple[int, ...]
 Rounding = Literal["half_even", "half_up", "truncate"]
 EXACT_IN_DOUBLE = 2**53
@@ -214,7 +217,9 @@ class Softmax:
     shift: int
 
 
-Operation: TypeAlias = Dense | Conv | Pool | Sum | Scale | Product | Clip | Leaky | Round | Table | Move | ArgMax | Softmax
+Operation: TypeAlias = (
+    Dense | Conv | Pool | Sum | Scale | Product | Clip | Leaky | Round | Table | Move | ArgMax | Softmax | Curve | LayerNorm
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,7 +426,12 @@ def _softmax(op: Softmax, known: Mapping[str, Integers], tensors: Mapping[str, C
     return np.asarray(np.minimum(((powers << op.shift) + total // 2) // total, tensors[op.result].high), np.int64)
 
 
+def _near(op: Curve | LayerNorm, known: Mapping[str, Integers], tensors: Mapping[str, Codes]) -> Integers:
+    return op.of(known[op.source])
+
+
 _RUN: dict[type, Callable[[Any, Mapping[str, Integers], Mapping[str, Codes]], Integers]] = {
     Dense: _dense, Conv: _conv, Pool: _pool, Sum: _sum, Scale: _scale, Product: _two, Clip: _clip, Leaky: _leaky, Round: _round,
-    Table: _table, Move: _move, ArgMax: _argmax, Softmax: _softmax,
+    Table: _table, Move: _move, ArgMax: _argmax, Softmax: _softmax, Curve: _near,
+    LayerNorm: _near,
 }  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import integer_layers as layers
 from . import integer_moves as moves
+from . import integer_norm as norm
 from . import integer_tables as tables
 from .errors import MissingExtra
 from .graph import node_label
@@ -279,14 +280,13 @@ RULES: Mapping[str, Callable[[Draft, onnx.NodeProto], None]] = {
     "Div": divide, "Neg": negate, "Relu": clip, "Clip": clip, "LeakyRelu": leaky, "MaxPool": pool, "AveragePool": pool,
     "GlobalAveragePool": global_pool, "GlobalMaxPool": global_pool,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceMax": reduce,
-    "ArgMax": argmax, "Softmax": tables.softmax,
+    "ArgMax": argmax, "Softmax": tables.softmax, "LayerNormalization": norm.layer_norm,
     **dict.fromkeys(tables.FUNCTIONS, tables.function), **dict.fromkeys(moves.OPERATORS, moves.move),
 }  # fmt: skip
 _RECURRENT = ("its state goes around inside one node, where nothing says how it is rounded", "unroll it into layers")
 REASONS: Mapping[str, tuple[str, str]] = {
     "PRelu": ("its slope for each channel has no integer form here", "train with LeakyRelu or Relu instead"),
     "BatchNormalization": ("its statistics are float: they were rounded nowhere", "fold it into the layer before it"),
-    "LayerNormalization": ("it divides by a root, for which there is no exact integer form", "keep that part on the host"),
     "ConvTranspose": ("a transposed convolution has no integer form here", "resize by nearest and convolve"),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
     **dict.fromkeys(

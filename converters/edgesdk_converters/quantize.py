@@ -12,6 +12,7 @@ from .errors import MissingExtra, ModelError, PassError
 from .model import Model, Step
 from .observe import Method, observe
 from .passes import Given
+from .spelt_out import joined
 
 try:
     import onnx
@@ -129,7 +130,8 @@ class Quantize:
             )
         model = named(model)
         if self.flavour == "fixed":
-            model = merged(model, (*self.keep, *self.only, *self.node_bits))
+            asked = (*self.keep, *self.only, *self.node_bits)
+            model = joined(merged(model, asked), asked)
         nodes = self.nodes(model)
         if not nodes:
             wanted = "weighted layers" if self.flavour != "dynamic" else "Gemm or MatMul nodes with constant weights"

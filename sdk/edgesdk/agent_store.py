@@ -257,7 +257,9 @@ class Store:
             left = self.limits.quota_bytes - sum(sizes.values())
             raise Full(
                 f"{need} bytes do not fit: {left} of the quota and {max(0, free)} of the disk are free",
-                "wait for measurements to end, or give the agent a larger --quota-mb",
+                "make room on the board's disk, or give the agent a --store on another"
+                if need > free
+                else "wait for measurements to end, or give the agent a larger --quota-mb",
             )
 
 

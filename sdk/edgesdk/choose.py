@@ -15,8 +15,8 @@ from edgesdk_converters.recipe import Recipe
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.target import Target
 
-from .candidate import Attempt, Candidate
-from .ranking import Basis, Ranking, told
+from .candidate import Attempt, Candidate, Yardstick
+from .ranking import WORTH, Basis, Ranking, told
 from .repairs import repaired
 
 if TYPE_CHECKING:
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from edgesdk_converters.passes import Pass
 
     from .exporting import Prepared
-    from .trial import Trial
 
 AUTO = "auto"
-WORTH = 1.05
-"""A precision that loses accuracy must be at least this much faster than a better one to be kept."""
 COSTLIEST = 3
 DENSE_SHARE = 0.5
 """Of all MACs, in dense layers, from which on dynamic int8 counts as int8."""
@@ -87,16 +84,18 @@ def fitting(found: Sequence[Candidate], model: Model) -> tuple[Candidate, ...]:
     dense = sum(macs for op, macs in work if op in ("Gemm", "MatMul"))
     if dense >= DENSE_SHARE * sum(macs for _, macs in work):
         return tuple(found)
-    few = [c for c in found if any(isinstance(s, Quantize) and s.flavour == "dynamic" for s in c.recipe.whole)]
+    few = [c for c in found if any(isinstance(s, Quantize) and s.flavour == "dynamic" for s in c.steps)]
     return tuple(candidate for candidate in found if candidate not in few) or tuple(found)
 
 
-def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Target, by: Basis) -> Prepared:
+def choose(
+    found: Sequence[Candidate], build: Build, trial: Yardstick, backend: Target, by: Basis, plain: Candidate | None = None
+) -> Prepared:
     """The fastest of the candidates that holds the contract, its report telling of all of them.
 
-    `by` says where speed comes from. Of those that break the contract the fastest are repaired first, and none that could not be
-    faster than what holds already. A single candidate without repairs is made as it is. Raises what the candidate raises,
-    or ContractBroken where none holds.
+    `by` says where speed comes from; `plain` is the fp32 that speed is relative to, by default the target's own. Of those that
+    break the contract the fastest are repaired first, and none that could not be faster than what holds already. A single
+    candidate without repairs is made as it is. Raises what the candidate raises, or ContractBroken where none holds.
     """
     if len(found) == 1 and not found[0].repairs:
         only = _only(found[0], build)
@@ -111,12 +110,12 @@ def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Targ
         except (ContractBroken, PassError, Unsupported) as error:
             return Attempt(candidate.settled(), error=error)
 
-    plain = [tried(candidate) for candidate in found]
-    base = next((one for one in plain if one.prepared is not None and one.candidate.precision == "fp32"), None)
+    first = [tried(candidate) for candidate in found]
+    base = next((one for one in first if one.prepared is not None and one.candidate.precision == "fp32"), None)
     if base is None and "fp32" in backend.precisions:
-        base = tried(Candidate("fp32", "fp32", Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")))
+        base = tried(plain or Candidate("fp32", "fp32", Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")))
     ranking = Ranking(by, backend, base, trial)
-    groups = [[one] for one in ranking.ranked(plain)]
+    groups = [[one] for one in ranking.ranked(first)]
     _repair(found, groups, tried, ranking, trial)
     finalists = [one for one in map(_held, groups) if one is not None]
     if len(finalists) > 1:
@@ -126,9 +125,9 @@ def choose(found: Sequence[Candidate], build: Build, trial: Trial, backend: Targ
         raise _broken(attempts, trial)
     best = finalists[0]
     for attempt in finalists[1:]:
-        if attempt.gain > WORTH * best.gain:
+        if attempt.gain > ranking.needed(attempt, best) * best.gain:
             best = attempt
-    return _told(best, attempts, finalists)
+    return _told(best, attempts, finalists, ranking)
 
 
 def _held(group: Sequence[Attempt]) -> Attempt | None:
@@ -148,7 +147,7 @@ def _repair(
     groups: list[list[Attempt]],
     tried: Callable[[Candidate], Attempt],
     ranking: Ranking,
-    trial: Trial,
+    trial: Yardstick,
 ) -> None:
     """Adds to each group what became of its repairs, the fastest candidate first."""
     best = max((group[0] for group in groups if group[0].prepared is not None), key=lambda one: one.gain, default=None)
@@ -168,7 +167,7 @@ def _repair(
                 best = timed
 
 
-def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt]) -> Prepared:
+def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], ranking: Ranking) -> Prepared:
     """The winner, with the story of the choice in its report."""
     speeds = {attempt.candidate.name: attempt.speed for attempt in ranked}
     rows, notes = [], []
@@ -178,14 +177,17 @@ def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt])
         rows.append(_row(attempt, speed, "kept" if kept else "", best))
     prepared = best.prepared
     assert prepared is not None
-    report = prepared.report
-    if best.speed is not None and best.candidate.precision != "fp32":
-        report = replace(report, rows=(*report.rows, best.speed))
-    report = replace(report, rows=(*report.rows, *best.rows))
-    notes.append(_reason(best, ranked))
+    report, part = prepared.report, best.candidate.section
+    found = [best.speed] if best.speed is not None and best.candidate.precision != "fp32" else []
+    found = [replace(row, segment=part) if row.segment == "whole" else row for row in (*found, *best.rows)]
+    report = replace(report, rows=(*report.rows, *found))
+    notes += [_reason(best, ranked), *ranking.notes(best, ranked)]
     judged = sum(1 for attempt in attempts if attempt.prepared is not None or isinstance(attempt.error, ContractBroken))
     if judged > 1:
-        notes.append(f"{judged} candidates were judged on the same check data: the chosen one's accuracy is a little flattered")
+        of = "" if part == "whole" else f" for the {part}"
+        notes.append(
+            f"{judged} candidates{of} were judged on the same check data: the chosen one's accuracy is a little flattered"
+        )
     return replace(prepared, report=replace(report, candidates=tuple(rows), notes=(*report.notes, *notes)))
 
 
@@ -197,7 +199,7 @@ def _row(attempt: Attempt, speed: Figure | None, kept: str, best: Attempt) -> di
         row |= {"status": "broken" if broken else "not made", "why": attempt.error.message + attempt.remark}
         return row if speed is None else row | _speed(speed)
     report = attempt.prepared.report
-    drop, size = report.find("accuracy_drop"), report.find("artifact_bytes")
+    drop, size = report.find("accuracy_drop"), report.find("artifact_bytes", attempt.candidate.section)
     row |= {
         "status": kept or "holds",
         "why": "" if kept else _slower(attempt, speed, best),
@@ -215,12 +217,18 @@ def _speed(speed: Figure) -> dict[str, Any]:
 def _slower(attempt: Attempt, speed: Figure | None, best: Attempt) -> str:
     if speed is None or speed.value is None or best.speed is None or best.speed.value is None:
         return "its speed is not known"
+    counted = speed.provenance == "emulated"
     if attempt.candidate.precision != "fp32" and speed.value < 1:
-        return "slower than fp32"
+        return "more instructions than fp32" if counted else "slower than fp32"
     if attempt.candidate.name.split(" +")[0] == best.candidate.name.split(" +")[0]:
         return f"{best.candidate.name} leaves less in float"
+    if counted:
+        beside = f"{best.speed.value / speed.value:.3f}x the instructions of {best.candidate.name}"
+        return f"{beside}, which comes first" if speed.value > best.speed.value else beside
     if speed.value > best.speed.value:
         return f"not {WORTH:g} times as fast as {best.candidate.name}, which comes first"
+    if speed.provenance == "estimated" and attempt.candidate.precision == best.candidate.precision != "fp32":
+        return f"the estimate does not tell it from {best.candidate.name}, which comes first"
     return f"no faster than {best.candidate.name}"
 
 
@@ -238,7 +246,7 @@ def _reason(best: Attempt, ranked: Sequence[Attempt]) -> str:
     return f"{best.candidate.name} kept: {told(best.speed)}{others}"
 
 
-def _broken(attempts: Sequence[Attempt], trial: Trial) -> EdgeError:
+def _broken(attempts: Sequence[Attempt], trial: Yardstick) -> EdgeError:
     """One error for the whole: what broke first, which layers cost most, what would hold."""
     broken = [attempt for attempt in attempts if isinstance(attempt.error, ContractBroken)]
     if not broken:

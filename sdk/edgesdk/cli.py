@@ -16,6 +16,7 @@ from edgesdk_converters.errors import EdgeError
 
 from . import __version__, text
 from .agent_verb import agent, agent_arguments, agent_options
+from .compare_verb import compare
 from .fit_verb import fit
 from .plan_verb import plan
 from .reuse_verb import reuse
@@ -250,13 +251,17 @@ def measure(
     bundle: Path, on: str, out: Path | None, as_json: bool, token_file: Path | None, ca: Path | None, **given: Any
 ) -> None:
     """Time a bundle: latency, throughput, load time, memory, energy where there are sensors; with --data also accuracy."""
+    from edgesdk_targets.report import check_place
+
     from . import api
 
+    if out is not None:
+        check_place(out)
     with _progress() as progress:
         found = api.measure(bundle, on=on, **agent_arguments(on, token_file, ca), **given, progress=progress)
-    if out is not None:
-        found.save(out)
     _show(found.to_json(), text.report(found), as_json)
+    if out is not None:  # what was measured is told, even where the disk turns out to be full
+        found.save(out)
 
 
 @cli.command()
@@ -300,19 +305,15 @@ def targets(as_json: bool) -> None:
 @click.argument("name", required=False)
 @_JSON
 def devices(name: str | None, as_json: bool) -> None:
-    """List devices; with NAME, the facts of one, each with its source."""
-    from .listing import device_facts, list_devices
+    """List devices and what can be done with each; with NAME, the facts of one, each with its source."""
+    from .listing import device_facts, list_devices, shown_devices, shown_facts
 
     if name is not None:
         facts = device_facts(name)
-        told = [(fact, str(entry["value"]), entry["source"]) for fact, entry in facts["facts"].items()]
-        head = text.wrap(f"{facts['title']} ({facts['name']}, target {facts['target']})")
-        _show(facts, "\n".join([*head, *text.table(("fact", "value", "source"), told)]), as_json)
+        _show(facts, shown_facts(facts), as_json)
         return
     rows = list_devices()
-    shown = [(r["name"], r["target"], r["title"] + ("; estimate only" if r["estimate_only"] else "")) for r in rows]
-    lines = text.table(("device", "target", "what"), shown)
-    _show({"devices": rows}, "\n".join(lines), as_json)
+    _show({"devices": rows}, shown_devices(rows), as_json)
 
 
 @cli.command()
@@ -335,6 +336,7 @@ def doctor(on: str, token_file: Path | None, ca: Path | None, as_json: bool) -> 
 
 
 cli.add_command(agent)
+cli.add_command(compare)
 cli.add_command(fit)
 cli.add_command(plan)
 cli.add_command(reuse)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgesdk_converters.errors import DeviceError, TargetError
+from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
 from edgesdk_targets import device as devices
 from edgesdk_targets.figure import counted
 from edgesdk_targets.report import Report
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
     from edgesdk_targets.figure import Figure
-    from edgesdk_targets.latency_model import Fitted, Setting
+    from edgesdk_targets.latency_model import Fitted
 
 Fit = str | os.PathLike[str]
 BACKENDS = {"tensorrt": "gpu-tensorrt", "ncnn-vulkan": "gpu-vulkan", "onnxruntime-cuda": "gpu-cuda", "pytorch": "gpu-cuda"}
@@ -46,20 +46,56 @@ def estimate(
     that `edgesdk fit` wrote. Phones, which have no target, are estimated in ncnn. Every figure has its interval. Raises
     DeviceError, TargetError, ModelError.
     """
-    from edgesdk_converters.cost import total
-
     from .sources import open_layers
 
-    if device is not None and device not in devices.names() and target is None and _is_published(device):
-        return _of_phone(model, device, precision, shapes, threads, runtime, fit)
-    backend = _with(make(target, device, settings), threads, fit)
-    precision = precision or backend.default_precision
-    backend.recipe(precision)
     if isinstance(model, str) and model.startswith("dense:"):
+        if target is None and device is not None and is_phone(device):
+            raise TargetError(f"{device} is estimated with models; {model!r} is for fpga", "give a model, or an FPGA as --device")
+        backend, precision = _asked(target, device, precision, settings, threads, fit)
         return Report(model, backend.name, backend.device.name, "", backend.estimate_text(model))
-    name, layers = open_layers(model, shapes=shapes)
+    return _estimated(
+        lambda: open_layers(model, shapes=shapes), target, device, precision, settings, threads, runtime, fit
+    )  # fmt: skip
+
+
+def of_layers(
+    name: str,
+    layers: Sequence[Layer],
+    *,
+    device: str,
+    precision: str = "",
+    settings: Mapping[str, str] | None = None,
+    threads: int = 0,
+    runtime: str = "",
+) -> Report:
+    """The same of layers that were read already: what one network costs on many devices is asked with them."""
+    return _estimated(lambda: (name, tuple(layers)), None, device, precision, settings, threads, runtime, None)
+
+
+def _estimated(
+    opened: Callable[[], tuple[str, tuple[Layer, ...]]],
+    target: str | None,
+    device: str | None,
+    precision: str,
+    settings: Mapping[str, str] | None,
+    threads: int,
+    runtime: str,
+    fit: Fit | None,
+) -> Report:
+    """Of layers that are read once it is known that the device can be asked."""
+    from edgesdk_converters.cost import total
+
+    if device is not None and target is None and is_phone(device):
+        if settings:
+            raise RecipeError(f"{device} has no target, and so no option {next(iter(settings))!r}", "leave --set out")
+        return _of_phone(opened, device, precision, threads, runtime, fit)
+    # threads are an option of the target's own runtime; another has them of itself
+    backend, precision = _asked(target, device, precision, settings, 0 if runtime else threads, fit)
+    name, layers = opened()
     if runtime or (fit is not None and not _is_toml(fit)):
-        rows = _modelled(layers, backend.device, runtime or _own_runtime(backend), threads, _precision(layers, precision), fit)
+        way = runtime or own_runtime(backend)
+        threads = threads or int(getattr(backend, "threads", 0))
+        rows = _modelled(layers, backend.device, way, threads, _precision(layers, precision), fit)
     else:
         rows = backend.estimate(layers, precision)
     sums = total(layers)
@@ -74,6 +110,26 @@ def estimate(
     return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
 
 
+def _asked(
+    target: str | None,
+    device: str | None,
+    precision: str,
+    settings: Mapping[str, str] | None,
+    threads: int,
+    fit: Fit | None,
+) -> tuple[Target, str]:
+    """The target that estimates, and the precision. Raises TargetError for a precision that it does not have."""
+    backend = _with(make(target, device, settings), threads, fit)
+    precision = precision or backend.default_precision
+    backend.recipe(precision)
+    return backend, precision
+
+
+def is_phone(device: str) -> bool:
+    """Whether a device was measured, but has no target: only its latency can be estimated."""
+    return device not in devices.names() and _is_published(device)
+
+
 def _is_published(device: str) -> bool:
     from edgesdk_targets.latency_model import PUBLISHED
 
@@ -81,20 +137,17 @@ def _is_published(device: str) -> bool:
 
 
 def _of_phone(
-    model: str | os.PathLike[str] | Model,
+    opened: Callable[[], tuple[str, tuple[Layer, ...]]],
     device: str,
     precision: str,
-    shapes: Mapping[str, Sequence[int]] | None,
     threads: int,
     runtime: str,
     fit: Fit | None,
 ) -> Report:
     from edgesdk_targets.estimate import published_profile
 
-    from .sources import open_layers
-
     profile = published_profile(device)
-    name, layers = open_layers(model, shapes=shapes)
+    name, layers = opened()
     rows = _modelled(layers, profile, runtime or PHONES_RUNTIME, threads, _precision(layers, precision or "fp32"), fit)
     return Report(name, "", device, "", rows, notes=(f"nothing can be exported to {device}: {profile.estimate_only}",))
 
@@ -103,15 +156,36 @@ def _modelled(
     layers: Sequence[Layer], profile: devices.DeviceProfile, runtime: str, threads: int, precision: str, fit: Fit | None
 ) -> tuple[Figure, ...]:
     from edgesdk_targets.estimate import modelled, peak_memory
-    from edgesdk_targets.latency_model import Setting
+    from edgesdk_targets.latency_model import Setting, is_measured
 
-    backend = BACKENDS.get(runtime, "cpu")
+    fitted = _fitted(fit)
+    name, backend = runtime.removesuffix("-vulkan").removesuffix("-cuda"), _backend(runtime, profile, fitted)
     cores = _cores(profile, threads)
-    setting: Setting = Setting(
-        runtime.removesuffix("-vulkan").removesuffix("-cuda"), backend,
-        None if backend != "cpu" else threads or cores, precision,
-    )  # fmt: skip
-    return (*modelled(layers, profile, setting, fitted=_fitted(fit)), peak_memory(layers, profile))
+    setting = Setting(name, backend, None if backend != "cpu" else threads or cores, precision)
+    caution = unlike = ""
+    if fitted is None and precision == "int8" and not is_measured(setting):
+        caution = f"int8 was measured in ncnn, not in {name}"
+    if name != "onnxruntime" or backend != "cpu":
+        unlike = f"the memory of {runtime} was not measured"
+    rows = modelled(layers, profile, setting, fitted=fitted, caution=caution)
+    return (*rows, peak_memory(layers, profile, half_native=backend != "cpu", unlike=unlike))
+
+
+def _backend(runtime: str, profile: devices.DeviceProfile, fitted: Fitted | None) -> str:
+    """What a runtime computes on there. Raises TargetError for one that is not known, DeviceError for one of another GPU."""
+    from edgesdk_targets.latency_model import published_runtimes
+
+    known = sorted({*published_runtimes(), *BACKENDS, *([fitted.runtime] if fitted is not None else [])})
+    if runtime not in known:
+        raise TargetError(
+            f"unknown runtime {runtime!r}; measurements are known of: {', '.join(known)}", "give one with --runtime"
+        )
+    backend = BACKENDS.get(runtime, "cpu")
+    if backend in ("gpu-cuda", "gpu-tensorrt") and profile.get("compute_capability", str) is None:
+        if runtime in published_runtimes():
+            return "cpu"
+        raise DeviceError(f"{runtime} computes on NVIDIA's GPUs, and {profile.name} has none", "leave --runtime out")
+    return backend
 
 
 def _cores(profile: devices.DeviceProfile, threads: int) -> int | None:
@@ -129,7 +203,8 @@ def _precision(layers: Sequence[Layer], asked: str) -> str:
     return "int8" if asked == "fp32" and work and integers > work / 2 else asked
 
 
-def _own_runtime(backend: Target) -> str:
+def own_runtime(backend: Target) -> str:
+    """What a target's bundles run in, as published latencies name it."""
     return "tensorrt" if backend.name == "jetson" else "onnxruntime"
 
 
@@ -159,6 +234,8 @@ def _fitted(fit: Fit | None) -> Fitted | None:
         return None
     try:
         data = json.loads(Path(fit).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DeviceError(f"{os.fspath(fit)} is no fit: {error}", "make one with edgesdk fit") from error
+    except OSError as error:
+        raise DeviceError(f"{os.fspath(fit)} is no fit: {error.strerror}", "make one with edgesdk fit") from error
+    except ValueError as error:
+        raise DeviceError(f"{os.fspath(fit)} is no fit: it is no JSON", "make one with edgesdk fit") from error
     return fitted_from_json(data)

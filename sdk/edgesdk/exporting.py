@@ -27,7 +27,8 @@ from .candidate import Attempt, Candidate, Draft
 from .costing import Costing
 from .ranking import Basis, Ranking, basis, told
 from .sources import open_model
-from .splitting import Sections, Splitting, split_export
+from .split_choice import Asked, head_of, split_export, tail_of
+from .splitting import Cutting, Pair, Splitting
 from .trial import INTEGER, Trial, known_of, source_size
 
 if TYPE_CHECKING:
@@ -191,51 +192,46 @@ def prepare(
     shrinking = _shrinking(prune, low_rank, finetune)
     if bottleneck is not None:
         shrinking = (*shrinking, _bottleneck(bottleneck, split, payload_bits))
-        split, payload_bits = split or splitting.AUTO, 32  # its bits are packed by the pass itself
+        split, payload_bits = splitting.AUTO if split is None else split, 32  # its bits are packed by the pass itself
     if shrinking and given is not None:
         told = "--prune, --low-rank or --bottleneck and a recipe were given; a recipe says all"
         raise RecipeError(told, f"put the pass {shrinking[0].name} into the recipe")
+    if given is not None and precision == choose.AUTO:
+        raise RecipeError("--precision auto and a recipe were given; a recipe says all", "leave one of them out")
     candidates = choose.candidates(backend, precision, given, for_passes, shrinking)
+    if split is not None and not split.strip():
+        raise RecipeError("--split names no tensor", "give --split auto, or a tensor that edgesdk cuts MODEL --fold lists")
+    divided = split is not None or (given is not None and bool(given.split))
+    if not divided and (link is not None or server is not None):
+        raise RecipeError("--link or --server without --split: nothing crosses", "give --split auto; edgesdk plan compares ways")
+    if not divided and payload_bits < 32:
+        raise RecipeError("--payload-bits without --split: nothing crosses", "give --split auto, or the name of a tensor")
+    tail = tail_of(tail_target, server, precision, given, for_passes) if divided else None
     progress("loading the model")
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
     if not source.signature.inputs:
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
-    if given is None:
+    if given is None and tail is None:
         candidates = choose.fitting(candidates, source)
     over = None if link is None else _link(link, split, bottleneck, given)
-    how = Splitting(split or splitting.AUTO, payload_bits, head_share, over)
-    calibrates = any(candidate.needs_calibration for candidate in candidates) or how.bits < 32
+    how = Splitting(splitting.AUTO if split is None else split, payload_bits, head_share, over)
+    every = candidates if tail is None else (*candidates, *tail.candidates)
+    calibrates = any(candidate.needs_calibration for candidate in every) or how.bits < 32
     trial = Trial(source, contract, data, train, progress, calibrates=calibrates)
     trial.width_multiple, trial.training_device = backend.width_multiple, training_device
     if any(getattr(step, "budget", "") == "cost" for candidate in candidates for step in candidate.recipe.whole):
         progress("costing the source model")
         trial.cost = Costing(backend, by, trial.cases[0], progress).of(source)
     lossy = how.bits < 32 or any(step.name in LOSSY for candidate in candidates for step in candidate.recipe.whole)
-    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in candidates} | ({"int8"} if lossy else set()))
-    if split is not None or (given is not None and given.split):
-        if precision == choose.AUTO:
-            raise RecipeError("--precision auto with --split: only whole networks have candidates", "give the head's precision")
-        first = candidates[0].recipe
-        if server is not None and tail_target not in ("server", make(None, server).name):
-            raise RecipeError(
-                f"--server {server} is no {tail_target}, which --tail-target names",
-                "give one of them: a device implies its target",
-            )
-        tail_backend = make(tail_target if server is None else None, server)
-        if given is None:
-            before = 1 + len(shrinking)
-            tail = Recipe.from_plain(tail_backend.recipe("fp32"), f"target {tail_backend.name}")
-            sections = Sections(first.whole[:before], first.whole[before:], tail.whole)
-        else:
-            sections = Sections(first.whole, first.head, first.tail, first.split or ())
-        return _split(sections, how, (backend, tail_backend), precision, trial, begin)
-    if over is not None or server is not None:
-        raise RecipeError("--link or --server without --split: nothing crosses", "give --split auto; edgesdk plan compares ways")
-    if how.bits < 32:
-        raise RecipeError("--payload-bits without --split: nothing crosses", "give --split auto, or the name of a tensor")
+    trial.assume(ASSUMED_MAX_DROP, {candidate.precision for candidate in every} | ({"int8"} if lossy else set()))
     if precision == choose.AUTO and not trial.promised:
         candidates = tuple(candidate for candidate in candidates if candidate.precision not in INTEGER)
         trial.notes.append("integers were not tried: no accuracy is promised (--data with labels, --max-drop)")
+    if tail is not None:
+        if not trial.promised:
+            tail = tail.in_float()
+        head = head_of(candidates, given, 1 + len(shrinking), backend, by)
+        return _split(head, tail, candidates[0].recipe, how, trial, begin)
 
     def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
@@ -253,18 +249,18 @@ def _completed(made: Prepared, backend: Target, progress: Callable[[str], None])
     return replace(made, files={**made.files, **found.files}, report=report)
 
 
-def _split(
-    sections: Sections, how: Splitting, devices: tuple[Target, Target], precision: str, trial: Trial, begin: float
-) -> Prepared:
-    """The export of a network in two parts."""
-    packed = how.bits < 32 or any(step.name == "payload" for step in sections.whole)
-    learned = any(step.name == "bottleneck" for step in sections.whole)
-    contract = trial.contract
-    bound = PARITY_LEARNED if learned else max(PARITY.get(precision, 2e-2), PARITY["int8"] if packed else 0)
-    bound = contract.max_relative_error if contract.max_relative_error is not None else bound
-    made_by = f"edgesdk {__version__}"
-    manifest, files, report, recipe = split_export(devices, precision, sections, how, trial, bound, begin, made_by)
-    return Prepared(manifest, files, report, recipe)
+def _split(head: Asked, tail: Asked, first: Recipe, how: Splitting, trial: Trial, begin: float) -> Prepared:
+    """The export of a network in two parts; `first` has the passes before the cut, and the cut where it is known."""
+    cutting = Cutting((head.backend, tail.backend), head.before, first.split, how, trial)
+    stated = trial.contract.max_relative_error
+
+    def finish(pair: Pair) -> Prepared:
+        bounds = [PARITY.get(precision, 2e-2) for precision in (*pair.precisions, *(["int8"] if cutting.packed else []))]
+        bound = PARITY_LEARNED if cutting.learned is not None else max(bounds)
+        manifest, files, report = pair.finished(bound if stated is None else stated, begin)
+        return Prepared(manifest, files, report, pair.recipe)
+
+    return split_export(cutting, head, tail, finish, f"edgesdk {__version__}")
 
 
 def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis) -> Prepared:

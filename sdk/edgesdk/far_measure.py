@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from edgesdk_converters import errors
 from edgesdk_converters.calibration import Samples, read_npz
 from edgesdk_converters.errors import DeviceError, EdgeError, LinkError, ModelError
-from edgesdk_targets import packed, runner
-from edgesdk_targets.bundle import Bundle, open_bundle
+from edgesdk_targets import measure, packed, runner
+from edgesdk_targets.bundle import Bundle
 from edgesdk_targets.conditions import Conditions
 from edgesdk_targets.report import Report
 
@@ -146,12 +147,16 @@ def far_measure(
     """The report of a measurement on the board where an agent listens at `url`.
 
     The bundle travels once: what is there already is not sent, and an upload that broke off goes on where it was. Raises
-    LinkError for the way there, and whatever the measurement raises on the board, as the same class.
+    DeviceError for what no agent takes, before anything is sent; LinkError for the way there; and whatever the measurement
+    raises on the board, as the same class.
     """
-    bundle = open_bundle(path)
+    bundle = measure.opened(path)
+    measure.check_timed(bundle)
+    for part in packed.parts(bundle):
+        packed.check_runtime(part.manifest)
     samples = None if data is None else _samples(data, bundle)
     asked = conditions or Conditions()
-    with Far(url, token, ca) as far:
+    with _plainly(), Far(url, token, ca) as far:
         about = far.about()
         send_bundle(far, bundle, about["limits"], progress)
         digest = None
@@ -171,6 +176,15 @@ def far_measure(
     return replace(found, machine={**found.machine, "agent": url})
 
 
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """What fails on the way as a plain LinkError: a Fault has advice for sessions, which this is none of."""
+    try:
+        yield
+    except Fault as fault:
+        raise LinkError(fault.message, "does edgesdk agent run there, at that address? measure again to go on") from fault
+
+
 def send_bundle(far: Far, bundle: Bundle, limits: Mapping[str, Any], progress: Progress = runner.silent) -> int:
     """Send what of a bundle is not there yet; how many bytes of its payload went."""
     announced = far.post("/agent/v1/bundles", bundle.manifest.to_bytes()).data
@@ -187,7 +201,7 @@ def send_data(far: Far, samples: bytes, digest: str, limits: Mapping[str, Any], 
 
 def far_doctor(url: str, token: str = "", ca: str = "") -> dict[str, Any]:
     """What `edgesdk doctor` says on the board, and the board's facts."""
-    with Far(url, token, ca) as far:
+    with _plainly(), Far(url, token, ca) as far:
         far.about()
         found = far.get("/agent/v1/doctor", _DOCTOR_S).data
     if not isinstance(found.get("checks"), list):

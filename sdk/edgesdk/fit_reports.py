@@ -23,14 +23,19 @@ SHARE_OF_WEIGHTS = 0.7
 """Of a network's fp32 weights: a smaller artefact holds another precision, or another network."""
 
 
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Those that the estimator has costs of."""
+
+
 @dataclass(frozen=True)
 class Read:
-    """A network's name and record, and the report that it is from."""
+    """A network's name and record, and the report that it is from; `unsaid` is what that leaves to be taken for granted."""
 
     name: str
     record: Record
     path: Path
     noisy: bool
+    unsaid: str = ""
 
 
 def device_of(texts: Sequence[str]) -> tuple[str, DeviceFacts]:
@@ -45,11 +50,13 @@ def device_of(texts: Sequence[str]) -> tuple[str, DeviceFacts]:
 
 
 def of_reports(
-    texts: Sequence[str], facts: DeviceFacts, threads: int | None, precision: str, progress: Callable[[str], None]
+    texts: Sequence[str], facts: DeviceFacts, threads: int | None, precision: str | None, progress: Callable[[str], None]
 ) -> list[Read]:
-    """Records from `MODEL=REPORT.json`, run with `threads` (None: one for each core) in `precision`.
+    """Records from `MODEL=REPORT.json`, which say how they were run; where one does not, with `threads` (None: one for each
+    core) in `precision` (None: fp32).
 
-    Raises DeviceError for figures that are not measured, or not on that device; BundleError for reports of other models.
+    Raises DeviceError for figures that are not measured, not on that device, or not as `threads` and `precision` say;
+    BundleError for reports of other models.
     """
     from edgesdk_targets.latency_fit import record
 
@@ -61,9 +68,10 @@ def of_reports(
         name, layers = open_layers(source)
         if report.model != name:
             raise BundleError(f"{path} is of the model {report.model!r}, not of {name!r}", "name the model that was measured")
-        _check_size(path, report, layers, precision)
         setting = _setting(path, report, facts, threads, precision)
-        found.append(Read(name, record(report, layers, setting), path, bool(report.machine.get("noisy"))))
+        _check_size(path, report, layers, setting.precision)
+        unsaid = _unsaid(report, setting, threads, precision)
+        found.append(Read(name, record(report, layers, setting), path, bool(report.machine.get("noisy")), unsaid))
     return found
 
 
@@ -75,8 +83,10 @@ def _parted(text: str) -> tuple[str, Path]:
 def _report(path: Path) -> Report:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} is no report: {error}", "edgesdk measure BUNDLE --out FILE writes one") from error
+    except OSError as error:
+        raise BundleError(f"{path} is no report: {error.strerror}", "edgesdk measure BUNDLE --out FILE writes one") from error
+    except ValueError as error:
+        raise BundleError(f"{path} is no report: it is no JSON", "edgesdk measure BUNDLE --out FILE writes one") from error
     return Report.from_json(data)
 
 
@@ -101,22 +111,49 @@ def _check_size(path: Path, report: Report, layers: Sequence[Layer], precision: 
     if precision == "fp32" and found is not None and found.value is not None and found.value < SHARE_OF_WEIGHTS * weights:
         raise DeviceError(
             f"{path} is of an artefact of {found.value / 1e6:.3g} MB, and the model has {weights / 1e6:.3g} MB of weights",
-            "say its --precision (int8, fp16), or name the model that was measured",
+            "name the model that was measured, as it was exported; of a report that says no precision give --precision",
         )
 
 
-def _setting(path: Path, report: Report, facts: DeviceFacts, threads: int | None, precision: str) -> Setting:
-    """From `onnxruntime 1.32.0, CPUExecutionProvider`, what a report says of the runtime."""
+def _setting(path: Path, report: Report, facts: DeviceFacts, threads: int | None, precision: str | None) -> Setting:
+    """How a report was run: from its runtime (`onnxruntime 1.32.0, CPUExecutionProvider`), threads and precision."""
     from edgesdk_targets.latency_model import Setting
 
     told = str(report.machine.get("runtime", ""))
+    kind = str(_agreed(path, "precision", report.machine.get("precision"), precision) or "fp32")
+    if kind not in PRECISIONS:
+        raise DeviceError(
+            f"{path} is of {kind}, of which nothing is estimated; allowed: {', '.join(PRECISIONS)}", "leave this report out"
+        )
     if "TensorrtExecutionProvider" in told:
-        return Setting("tensorrt", "gpu-tensorrt", None, precision)
+        return Setting("tensorrt", "gpu-tensorrt", None, kind)
     if "CUDAExecutionProvider" in told:
-        return Setting("onnxruntime", "gpu-cuda", None, precision)
+        return Setting("onnxruntime", "gpu-cuda", None, kind)
     runtime = told.partition(" ")[0]
     if not runtime:
         raise DeviceError(f"{path} does not say which runtime it measured", "measure again with this edgesdk")
-    if threads is not None and not 1 <= threads <= facts.cores:
-        raise DeviceError(f"threads is {threads}; {facts.name} has {facts.cores} cores", f"give 1 to {facts.cores}")
-    return Setting(runtime, "cpu", threads or facts.cores, precision)
+    count = _agreed(path, "threads", report.machine.get("threads"), threads)
+    if count is None:
+        count = facts.cores
+    if type(count) is not int or not 1 <= count <= facts.cores:
+        raise DeviceError(
+            f"{path}: threads is {count}; {facts.name} has {facts.cores} cores", f"fit on runs of 1 to {facts.cores} threads"
+        )
+    return Setting(runtime, "cpu", count, kind)
+
+
+def _agreed(path: Path, what: str, told: object, given: object) -> object:
+    """What a report tells, or else what was given. Raises DeviceError where they are not the same."""
+    if told is not None and given is not None and told != given:
+        raise DeviceError(f"{path} was measured with {what} {told}, and --{what} says {given}", f"leave --{what} out")
+    return given if told is None else told
+
+
+def _unsaid(report: Report, setting: Setting, threads: int | None, precision: str | None) -> str:
+    """What neither the report nor its reader has said, and what is taken for granted then."""
+    parts = []
+    if setting.threads is not None and threads is None and report.machine.get("threads") is None:
+        parts.append(f"how many threads ran; {setting.threads} are taken for granted (--threads)")
+    if precision is None and report.machine.get("precision") is None:
+        parts.append("in which precision; fp32 is taken for granted (--precision)")
+    return "; ".join(parts)

@@ -30,7 +30,7 @@ def data(found: Fit) -> dict[str, Any]:
 
 def shown(found: Fit) -> str:
     """As text: what was fitted, what changed, how each record is estimated when it is left out, and what to do with the file."""
-    lines = text.wrap(f"fitted to {found.records} records: {found.about}")
+    lines = text.wrap(f"fitted to {found.records} record{'s' if found.records > 1 else ''}: {found.about}")
     told = ", ".join(f"{name} x {factor:.3g}" for name, factor in found.changes) or "nothing"
     lines += [*text.wrap(f"changed: {told}"), ""]
     rows = [

@@ -13,10 +13,8 @@ from .terminal import JSON, PATH, progress, show
 @click.argument("sources", nargs=-1)
 @click.option("--on", default="", metavar="local", help="Time small networks on this machine, and fit to these.")
 @click.option("--minutes", type=float, default=2.0, help="With --on local: how long they are timed (default 2).")
-@click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Of what was measured: default one for each core, 1 with --on local."
-)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", help="Of what was measured.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of reports that do not say it; with --on local: default 1.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of reports that do not say it.")
 @click.option("--out", type=PATH, help="The fit (.json; for logic .toml); by default named after the device, or hls4ml.fit.toml.")
 @JSON
 def fit(sources: tuple[str, ...], as_json: bool, **given: Any) -> None:

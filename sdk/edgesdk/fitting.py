@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from edgesdk_converters.errors import RecipeError
 from edgesdk_targets import device as devices
 from edgesdk_targets import runner
-from edgesdk_targets.report import write_beside
+from edgesdk_targets.report import check_place, write_beside
 
 if TYPE_CHECKING:
     from edgesdk_targets.fpga.hls4ml_constants import Constants
@@ -74,19 +75,20 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     minutes: float = 2.0,
     threads: int | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     progress: Callable[[str], None] = runner.silent,
 ) -> Fit:
     """Fit to figures of one's own and write the file that `estimate(…, fit=FILE)` takes.
 
-    `sources` are all of one kind: `MODEL=REPORT.json` of measurements on one board, run with `threads` (None: one for each
-    core) in `precision`; `BUNDLE.edge[=FOLDER]` for hls4ml with what the vendor's tool reported; or one RESULTS.json. With
+    `sources` are all of one kind: `MODEL=REPORT.json` of measurements on one board, which say with how many threads and in which
+    precision they were run (reports of an older edgesdk do not: then with `threads`, None: one for each core, and in `precision`,
+    by default fp32); `BUNDLE.edge[=FOLDER]` for hls4ml with what the vendor's tool reported; or one RESULTS.json. With
     `on="local"` there are none: small networks are timed here for `minutes`, on 1 thread by default. Raises RecipeError for a
     mixture, DeviceError, TargetError or BundleError for what cannot be fitted on; nothing is written then.
     """
     texts = [os.fspath(source) for source in sources]
     if on:
-        if on != "local" or texts or precision != "fp32":
+        if on != "local" or texts or precision is not None:
             raise RecipeError("--on takes local, and then neither reports nor a precision", "edgesdk fit --on local")
         return _here(_place(out, ".json", "this-machine.fit.json"), minutes, 1 if threads is None else threads, progress)
     kinds = {_kind(text) for text in texts}
@@ -100,9 +102,12 @@ def fit(
         device, facts = fit_reports.device_of(texts)
         path = _place(out, ".json", f"{device}.fit.json")
         read = fit_reports.of_reports(texts, facts, threads, precision, progress)
-        notes = tuple(f"noisy: {one.path}: something else ran on the board" for one in read if one.noisy)
-        return _of_times([(one.name, one.record) for one in read], facts, path, notes, progress)
-    if threads is not None or precision != "fp32":
+        notes = [f"noisy: {one.path}: something else ran on the board" for one in read if one.noisy]
+        for unsaid in dict.fromkeys(one.unsaid for one in read if one.unsaid):
+            silent = [str(one.path) for one in read if one.unsaid == unsaid]
+            notes.append(f"not said by {', '.join(silent)}: {unsaid}")
+        return _of_times([(one.name, one.record) for one in read], facts, path, tuple(notes), progress)
+    if threads is not None or precision is not None:
         raise RecipeError(f"logic has no threads, and its bits are in the {kind}", "leave --threads and --precision out")
     from . import fit_logic
 
@@ -134,6 +139,7 @@ def _place(out: str | os.PathLike[str] | None, suffix: str, default: str) -> Pat
         raise RecipeError(f"--out {path}: this fit is a {suffix} file", f"give a name that ends in {suffix}")
     if not path.parent.is_dir():
         raise RecipeError(f"--out {path}: there is no folder {path.parent}", "make it, or give another place")
+    check_place(path)
     return path
 
 
@@ -166,11 +172,12 @@ def _of_times(
         before, after = (predict(one.layers, facts, one.setting, fitted=known).total_ms for known in (None, without))
         checked.append(Checked(name, "latency_ms", one.latency_ms, before, after if others else None))
     errors = [math.log(one.measured / one.left_out) for one in checked if one.left_out is not None]
-    if len(records) >= FEW:
+    if errors:
         low, high = spread(np.array(errors), len(errors))
+        whence = "fitted own"
         if len(records) < MANY:
-            low, high = max(low, found.low), max(high, found.high)
-        found = replace(found, low=low, high=high)
+            low, high, whence = max(low, found.low), max(high, found.high), "fitted few"
+        found = replace(found, low=low, high=high, whence=whence)
     write_beside(path, (json.dumps(fitted_to_json(found), indent=1) + "\n").encode())
     if len(records) < FEW:
         told = f"{len(records)} record{'s' if len(records) > 1 else ''}"
@@ -179,12 +186,14 @@ def _of_times(
     changes = [("all", math.exp(found.scale))]
     changes += [(f"of it {LATENCY_CHANGES.get(name, name)}", math.exp(value)) for name, value in found.groups.items() if value]
     way = f"{setting.runtime} {setting.backend}"
-    way += f", {setting.threads} thread{'s' if setting.threads > 1 else ''}" if setting.threads else ""
-    command = f"edgesdk estimate MODEL --device {_device(facts)} --runtime {_runtime(setting)} --fit {path}"
+    if found.threads:
+        way += f", {' and '.join(map(str, found.threads))} thread{'s' if found.threads != (1,) else ''}"
+    command = f"edgesdk estimate MODEL --device {_device(facts)} --runtime {_runtime(setting)} --fit {shlex.quote(str(path))}"
     command += f" --threads {setting.threads}" if setting.threads else ""
+    command += f" --precision {setting.precision}" if setting.precision != "fp32" else ""
     low, high = math.exp(-found.low), math.exp(found.high)
     return Fit(
-        "latency", f"{facts.name}, {way}, {setting.precision}", path, len(records), tuple(changes), tuple(checked),
+        "latency", f"{facts.name}, {way}, {' and '.join(found.precisions)}", path, len(records), tuple(changes), tuple(checked),
         f"a further network takes {low:.2f} to {high:.2f} times its estimate in 9 of 10 cases", command, notes,
     )  # fmt: skip
 
@@ -213,10 +222,11 @@ def _of_logic(named: Sequence[tuple[str, LogicRecord]], path: Path, progress: Ca
     notes: tuple[str, ...] = ()
     if all(one.left_out is None for one in checked):
         notes = (f"{_networks(families)}: to leave one out, at least {hls4ml_fit.FEWEST} results of others are needed",)
+    quoted = shlex.quote(str(path))
     interval = f"LUTs of a further network are {math.exp(spread.low):.2f} to {math.exp(spread.high):.2f} times their estimate"
     return Fit(
         "hls4ml", f"hls4ml, {_networks(families)}", path, len(records), _logic_changes(found, shipped), tuple(checked),
-        f"{interval} in 8 of 10 cases", f"edgesdk estimate MODEL --device NAME --set flow=hls4ml --fit {path}", notes,
+        f"{interval} in 8 of 10 cases", f"edgesdk estimate MODEL --device NAME --set flow=hls4ml --fit {quoted}", notes,
     )  # fmt: skip
 
 

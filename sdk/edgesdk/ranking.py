@@ -2,6 +2,13 @@
 
 By time where this machine is the device, else by instructions on an emulated core of it, else by estimate: one basis for all
 the candidates of an export, and each figure says which.
+
+Instructions are counted on one thread, each as one, with the kernels that the runtime picks for that core. They judge flavours of
+one precision fairly as far as that goes: runtime, shapes and bytes of weights and activations are the same, and what differs is
+the mix of instructions. They know nothing of how long each kind takes on a core (one dot product does the work of several
+multiplications, and takes no longer for that), of caches, of what waits for what, nor of more threads; and between precisions
+they leave out that small numbers move fewer bytes. So the report tells of flavours whether their order would stay if any kinds
+of instructions took twice as long as others. No published times of U8S8 beside S8S8 on these cores are known to hold it against.
 """
 
 from __future__ import annotations
@@ -10,23 +17,24 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from edgesdk_converters.errors import ContractBroken, DeviceError
+from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import device, emulate, runner
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.measure import machine_facts, side_by_side
 from edgesdk_targets.target import Target
 
-from .candidate import Attempt, Draft
-
-if TYPE_CHECKING:
-    from .trial import Trial
+from .candidate import Attempt, Draft, Yardstick
 
 Basis = Literal["measured", "emulated", "estimated"]
+WORTH = 1.05
+"""A precision that loses accuracy must be at least this much faster than a better one to be kept."""
+APART = 1.01
+"""The same between flavours of one precision that were counted: as far as counts repeat."""
 PLACES = ("local", "emulator")
 """Where `on` can say that speed is taken."""
 
@@ -44,12 +52,18 @@ def basis(backend: Target, on: str | None) -> Basis:
 
 
 class Ranking:
-    """Gives attempts their speed relative to fp32's `base`; where that is not known, nothing."""
+    """Gives attempts their speed relative to fp32's `base`; where that is not known, nothing.
 
-    def __init__(self, by: Basis, backend: Target, base: Attempt | None, trial: Trial) -> None:
+    Where an emulator that was set up fails, speeds are estimated, and `notes` say why; one that is yet to be set up, as it was
+    asked for, raises what stands in its way.
+    """
+
+    def __init__(self, by: Basis, backend: Target, base: Attempt | None, trial: Yardstick) -> None:
         self._by, self._backend, self._trial = by, backend, trial
         self._base = base if base is not None and base.artefact is not None else None
         self._counts: dict[str, emulate.Count] = {}
+        self._may_fail = by == "emulated" and emulate.is_ready(backend.device)
+        self._failed = ""
 
     def ranked(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """The attempts in their order, those that have an artefact with its speed and where that comes from.
@@ -61,14 +75,50 @@ class Ranking:
         if self._by == "measured":
             return self._measured(attempts, self._base)
         if self._by == "emulated":
-            return [self._emulated(attempt, self._base) for attempt in attempts]
+            try:
+                return [self._emulated(attempt, self._base) for attempt in attempts]
+            except EdgeError as error:
+                if not self._may_fail:
+                    raise
+                self._by, self._failed = "estimated", error.message
         return [self._estimated(attempt) for attempt in attempts]
+
+    def needed(self, one: Attempt, other: Attempt) -> float:
+        """How much faster an attempt must be to be kept instead of another that comes before it."""
+        same = one.candidate.precision == other.candidate.precision
+        return APART if same and self._by == "emulated" else WORTH
+
+    def notes(self, kept: Attempt, finalists: Sequence[Attempt]) -> list[str]:
+        """What told the flavours of the kept precision apart, or why nothing could."""
+        peers = [one for one in finalists if one is not kept and one.candidate.precision == kept.candidate.precision]
+        if self._by == "emulated":
+            return [self._beside(kept, one) for one in peers if one.candidate.name in self._counts]
+        made = kept.artefact
+        if self._by == "measured" or made is None or not _on_a_cpu(made):
+            return []
+        why = self._failed or emulate.obstacle(self._backend.device)
+        if not why:
+            return []
+        told = f"no instructions were counted: {why}; speeds are estimates"
+        if peers and kept.candidate.precision != "fp32":
+            names = ", ".join(one.candidate.name for one in peers)
+            told += f", which do not tell {kept.candidate.name} from {names}: the target's first that holds is kept"
+        return [told]
+
+    def _beside(self, kept: Attempt, other: Attempt) -> str:
+        own, its = (self._counts[one.candidate.name] for one in (kept, other))
+        told = (
+            f"{kept.candidate.name} takes {own.total / its.total:.3f}x the instructions of {other.candidate.name} on {own.where}"
+        )
+        if order_stays(own.by_class, its.by_class):
+            return f"{told}, and less than it whichever kinds of instructions take twice as long as others"
+        return f"{told}: a close call, as the order turns where some kinds of instructions take twice as long as others"
 
     def _estimated(self, attempt: Attempt) -> Attempt:
         made = attempt.artefact
         if made is None:
             return attempt
-        return replace(attempt, speed=self._backend.speed_ratio(made.layers, attempt.candidate.precision))
+        return replace(attempt, speed=self._backend.speed_ratio(made.layers, attempt.candidate.precision), rows=())
 
     def _emulated(self, attempt: Attempt, base: Attempt) -> Attempt:
         made = attempt.artefact
@@ -94,19 +144,22 @@ class Ranking:
 
             with tempfile.TemporaryDirectory(prefix="edgesdk-draft-") as scratch:
                 bundle = bundles.write(Path(scratch, "draft.edge"), made.manifest, made.files)
-                self._counts[name] = emulate.count(bundle, self._backend.device, feed=self._trial.cases[0], progress=progress)
+                feed = made.feed or self._trial.cases[0]
+                self._counts[name] = emulate.count(bundle, self._backend.device, feed=feed, progress=progress)
         return self._counts[name]
 
     def _measured(self, attempts: Sequence[Attempt], base: Attempt) -> list[Attempt]:
         self._trial.progress("timing the candidates side by side")
         loaded: dict[str, runner.Runner] = {}
+        feeds: dict[str, Mapping[str, Any]] = {}
         try:
             for attempt in (base, *attempts):
                 made = attempt.artefact
                 if made is not None and attempt.candidate.name not in loaded:
                     draft = bundles.draft(Path(made.manifest.name), made.manifest, made.files)
                     loaded[attempt.candidate.name] = runner.load(draft, runner.RunOptions(allow_fallback=True))
-            times = side_by_side({name: _once(one, self._trial.cases[0]) for name, one in loaded.items()})
+                    feeds[attempt.candidate.name] = made.feed or self._trial.cases[0]
+            times = side_by_side({name: _once(one, feeds[name]) for name, one in loaded.items()})
         finally:
             for one in loaded.values():
                 one.close()
@@ -123,6 +176,21 @@ class Ranking:
             method = f"fp32 {reference:.3g} ms over {own:.3g} ms, medians, run in turn in one process"
             ranked.append(replace(attempt, speed=Figure("speed_ratio", reference / own, "measured", where, method, n=len(runs))))
         return ranked
+
+
+def order_stays(fewer: Mapping[str, int], more: Mapping[str, int]) -> bool:
+    """Whether the first takes less than the second at every weight of each kind of instructions from 1 to 2.
+
+    The difference is linear in the weights, so it is greatest where kinds of which the first has more weigh 2, the others 1.
+    """
+    differences = (fewer[kind] - more[kind] for kind in fewer)
+    return sum(2 * one if one > 0 else one for one in differences) < 0
+
+
+def _on_a_cpu(made: Draft) -> bool:
+    """Whether ONNX Runtime runs it on a CPU: what could be counted."""
+    runtime = made.manifest.runtime
+    return runtime.name == "onnxruntime" and {provider.name for provider in runtime.providers} == {emulate.CPU}
 
 
 def told(speed: Figure) -> str:

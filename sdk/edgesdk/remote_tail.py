@@ -4,7 +4,7 @@ Where the server takes no connection, or has failed several requests in a row, t
 waiting for a deadline each, while a thread in the background tries to connect, ever more seldom, until the server is there again.
 
 A bottleneck with operating points has a tail for each, all on one server and on the same connections; a Mover says which of them
-takes the next request, from what requests take and, now and then, what one without payload does.
+takes the next request, or that the tail here does, from what requests take and, now and then, what one without payload does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import random
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -38,8 +39,24 @@ _PROBE_S = 2.0
 """The least time that connecting and reading the server's metadata may take; a longer deadline of requests holds here too."""
 _PING_S = 5.0
 """How long after the last ping a request lets another follow it."""
+_QUIET_S = 1.0
+"""How long after two deadlines without a request nobody is taken to wait for one: then the tail here is timed."""
 WHOLE = 0
 """The key of a tail that has no operating points."""
+_ONLY = 1
+"""What a mover calls such a tail, 0 being here."""
+REMEMBERED = 1000
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class Went:
+    """Which way a request went that was answered: `here`, `server`, or `server, N channels`; how long after its head; and why,
+    where it was to go another: what failed before (`late`, `gone`, `malformed`, `refused`)."""
+
+    way: str
+    took_ms: float
+    why: str = ""
 
 
 class RemoteTail:
@@ -55,7 +72,13 @@ class RemoteTail:
         self._models = {key: FarModel(part, remote.url, part=True) for key, part in (points or {}).items()}
         if not self._models:
             self._models = {WHOLE: FarModel(tail, remote.url)}
-        self._mover = remote.mover({key: model.request_bytes for key, model in self._models.items()})
+        self.went: deque[Went] = deque(maxlen=REMEMBERED)
+        """The ways of the last requests that were answered, oldest first."""
+        self._ways: Counter[str] = Counter()
+        self._mover = remote.mover({key or _ONLY: model.request_bytes for key, model in self._models.items()})
+        self.when_quiet: Callable[[], None] | None = None
+        """Called in the background when there has been no request for a while."""
+        self._asked = 0.0
         self._there = set(self._models)
         self._place = Place(remote.url, remote.token, remote.ca)
         self._prefix, self._numbers = secrets.token_hex(4), count()
@@ -87,10 +110,21 @@ class RemoteTail:
     @property
     def point(self) -> int | None:
         """Channels that are sent now; 0: the tail runs here. None: it has no operating points."""
+        if WHOLE in self._models:
+            return None
         if self._mover is not None:
             return self._mover.point
         (only,) = self._models
-        return None if only == WHOLE else only
+        return only
+
+    @property
+    def way(self) -> str:
+        """Which way the next request goes, where nothing is tried: `here`, `server`, or `server, N channels`."""
+        at = max(self._models) if self._mover is None else self._mover.point
+        return HERE if self._mover is not None and at == 0 else self._way(at)
+
+    def _way(self, tail: int) -> str:
+        return "server" if WHOLE in self._models else f"server, {tail} channels"
 
     @property
     def told(self) -> str:
@@ -99,11 +133,17 @@ class RemoteTail:
         return f"at {self.remote.url}" + (f" for {channels} channels" if channels else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Counts; of operating points also which is taken, how many requests each has answered, and the moves."""
-        found: dict[str, Any] = self.counts.to_json()
-        if self.point is not None:
+        """Counts, and of how many requests each way was; of operating points also which is taken, and what each has answered;
+        where there are ways to choose from, the moves and what is known of each way."""
+        with self._lock:
+            found: dict[str, Any] = self.counts.to_json() | {"way": self.way, "ways": dict(sorted(self._ways.items()))}
             answered = {str(key): number for key, number in sorted(self.answered.items())}
-            found |= {"point": self.point, "answered": answered, "moves": [move.to_json() for move in self.moves]}
+        if self.point is not None:
+            found |= {"point": self.point, "answered": answered}
+        if self.point is not None or self._mover is not None:
+            found["moves"] = [move.to_json() for move in self.moves]
+        if self._mover is not None:
+            found["estimates"] = self._mover.estimates()
         return found
 
     @property
@@ -116,8 +156,31 @@ class RemoteTail:
         if self._mover is None:
             (only,) = self._models
             return only
+        self._asked = time.monotonic()
         self._let_ping()
-        return self._mover.next_point() or None
+        point = self._mover.next_point()
+        return None if point == 0 else WHOLE if WHOLE in self._models else point
+
+    @property
+    def times_here(self) -> bool:
+        """Whether the time of the tail here plays a part."""
+        return self._mover is not None and self._mover.prefer != "remote"
+
+    def ran_here(self, took_ms: float, why: str = "") -> None:
+        """The tail here has answered a request; `why` is the fault of the server before it, if there was one."""
+        self.counts.add("local")
+        self._remember(Went(HERE, took_ms, why))
+        self.timed_here(took_ms)
+
+    def timed_here(self, took_ms: float) -> None:
+        """The tail here took so long."""
+        if self._mover is not None:
+            self._mover.took_here(took_ms)
+
+    def _remember(self, went: Went) -> None:
+        with self._lock:
+            self.went.append(went)
+            self._ways[went.way] += 1
 
     def connect(self) -> None:
         """Connect and check the server's tail. Raises Fault; the link then goes on trying in the background."""
@@ -149,8 +212,10 @@ class RemoteTail:
             self.answered[tail] += 1
             if self._up:  # else others have failed meanwhile, and that stands
                 self._strikes, self._allowed, self._pause_s, self._why = 0, _STRIKES, _FIRST_PAUSE_S, ""
+        took_ms = 1e3 * (time.monotonic() - begin)
+        self._remember(Went(self._way(tail), took_ms))
         if self._mover is not None:
-            self._mover.took(tail, 1e3 * (time.monotonic() - begin))
+            self._mover.took(tail or _ONLY, took_ms)
         return outputs
 
     def _lower(self, tail: int, fault: Fault) -> bool:
@@ -159,8 +224,8 @@ class RemoteTail:
             return False
         late = fault.kind == "late"
         if late or fault.kind == "gone" or self._mover.point == 0:
-            self._mover.failed(tail, self.remote.deadline_ms if late else None)
-        return late and tail > self._mover.least
+            self._mover.failed(tail or _ONLY, self.remote.deadline_ms if late else None)
+        return late and (tail or _ONLY) > self._mover.least
 
     def close(self) -> None:
         """Close every connection and end the thread."""
@@ -226,7 +291,7 @@ class RemoteTail:
             raise
         with self._lock:
             if self._mover is not None:
-                self._mover.back(there)
+                self._mover.back({key or _ONLY for key in there})
             self._strikes, self._up, self._why, self._there = 0, not self._closed, "", there
             self._pinged = time.monotonic()
         self._keep(connection)
@@ -253,6 +318,16 @@ class RemoteTail:
         if self._mover is not None:
             self._mover.ping(1e3 * (time.monotonic() - begin))
         self._keep(connection)
+
+    def _time_when_quiet(self) -> None:
+        """Have the tail here timed once nobody has asked for a while, where who asked then would still be answered in time."""
+        if self.when_quiet is None or self._mover is None:
+            return
+        while (left := self._asked + _QUIET_S + 2 * self.remote.deadline_ms / 1e3 - time.monotonic()) > 0:
+            if self._wake.wait(left):
+                return
+        if self._mover.may_time_here and not self._closed:
+            self.when_quiet()
 
     def _strike(self, fault: Fault) -> None:
         with self._lock:
@@ -286,6 +361,7 @@ class RemoteTail:
             self._wake.clear()
             if self._up:
                 self._ping()
+                self._time_when_quiet()
             while not self._up and not self._closed:
                 # Devices that lose one server must not all come back in the same moment.
                 if self._ended.wait(self._pause_s * random.uniform(0.75, 1.25)):

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from .candidate import Attempt, Candidate
-
-if TYPE_CHECKING:
-    from .trial import Trial
+from .candidate import Attempt, Candidate, Yardstick
 
 LARGEST_FLOAT_SHARE = 0.5
 """Of the weighted layers that may stay in float in a mixed precision: with more, little of int8 is left."""
 
 
-def repaired(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> list[Attempt]:
+def repaired(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Yardstick) -> list[Attempt]:
     """The repairs of a candidate in their order, until one holds the contract."""
     attempts: list[Attempt] = []
 
@@ -29,12 +25,12 @@ def repaired(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial:
     return attempts
 
 
-def _ladder(candidate: Candidate, trial: Trial) -> Iterator[Candidate]:
+def _ladder(candidate: Candidate, trial: Yardstick) -> Iterator[Candidate]:
     """Repairs that cost no speed, in order, each with those before it; then rotation, which costs some."""
     from edgesdk_converters import find
 
     name = candidate.name
-    weights_alone = any(getattr(step, "flavour", "") in ("weights", "stored") for step in candidate.recipe.whole)
+    weights_alone = any(getattr(step, "flavour", "") in ("weights", "stored") for step in candidate.steps)
     if not candidate.needs_calibration and (not weights_alone or trial.calibrate.synthetic):
         return
     now = candidate.with_quantize(f"{name} +bias correction", bias_correction=True)
@@ -49,7 +45,7 @@ def _ladder(candidate: Candidate, trial: Trial) -> Iterator[Candidate]:
         yield now.with_pass_before(find("rotate")(), f"{name} +equalisation +rotation +bias correction +clip search")
 
 
-def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Trial) -> None:
+def _mixed(candidate: Candidate, tried: Callable[[Candidate], Attempt], trial: Yardstick) -> None:
     """Mixed precision: the fewest of the most sensitive layers in float with which the contract holds, by bisection.
 
     Layers are ordered by noise per MAC: what is won for what it costs (a knapsack, filled greedily).

@@ -27,7 +27,12 @@ _REMOTE = (
     click.option(
         "--points", metavar="auto|CHANNELS", callback=_points, help="Channels that are sent; auto (default): by the link."
     ),
-    click.option("--target-ms", type=float, metavar="MS", help="With --points auto: the time to keep to (default half of it)."),
+    click.option("--target-ms", type=float, metavar="MS", help="With --points auto: what is in time (default half of it)."),
+    click.option(
+        "--prefer",
+        type=click.Choice(["accuracy", "speed", "remote"]),
+        help="Of the ways in time the most accurate (default), the fastest, or the server while it can: the tail runs here too.",
+    ),
     click.option("--token-file", type=PATH, help="Shown to the server; default the token in EDGESDK_TOKEN, or none."),
     click.option("--ca", type=PATH, help="PEM certificates to trust for https://, instead of the system's."),
 )

@@ -20,6 +20,7 @@ from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle, open_bundle
 
 if TYPE_CHECKING:
+    from .moving import Prefer
     from .remote_tail import RemoteTail
 
 Array = NDArray[Any]
@@ -191,6 +192,7 @@ def load(
     ca: str = "",
     points: Literal["auto"] | int | None = None,
     target_ms: float | None = None,
+    prefer: Prefer | None = None,
     progress: Callable[[str], None] = runners.silent,
 ) -> Session:
     """Open, check and load a bundle. `threads` 0 takes what the bundle was made for.
@@ -200,9 +202,15 @@ def load(
     garbled, runs here (`on_late` "local", the default) or raises LinkError ("error"; then no tail is loaded here). `token`
     is shown to the server; `ca` is a PEM file of certificates to trust for https. `session.remote.counts` says what ran where.
 
-    Of a bottleneck with operating points as many channels are sent as `target_ms` (default: half of the deadline) has time for,
-    and where that is none the tail runs here (with `on_late` "error" the least point is the lowest); `points` as a number keeps
-    to that many. `session.remote.point`, `moves` and `answered` say what is sent, what changed it and why, and what was sent.
+    Of a bottleneck with operating points `prefer` says which way a request goes, in time being what takes at most `target_ms`
+    (default: half of the deadline). "accuracy", the default: of the ways in time the most accurate, of those as accurate the
+    fastest; the tail here is as accurate as the server with all channels. "speed": the fastest. "remote": as many channels as are
+    in time, and here only where none is. No policy counts energy, which a tail that runs here may cost more of; "remote" runs it
+    least. With `on_late` "error" there is no tail here, and the least point is the lowest. `points` as a number is kept to.
+    A split without points is sent whole, and left for the tail here only where "accuracy" or "speed" was given. To know its time
+    the tail here is timed while loading, and when there have been no requests for a while.
+    `session.remote.way`, `point`, `moves` and `went` say which way the next request goes, with how many channels, what changed
+    that and why, and which way each of the last thousand went; `to_json()` also what is known of each way's time.
 
     Raises BundleError for a bundle that is not intact and DeviceError where the provider it asks for is missing, unless
     `allow_fallback`; then it runs on the CPU and warns (`session.facts.fallback`). LinkError: an address or option that is
@@ -217,9 +225,10 @@ def load(
     options = runners.RunOptions(threads, allow_fallback, progress=progress)
     runner: runners.Runner
     if remote is None:
-        if any(one is not None for one in (deadline_ms, on_late, points, target_ms)) or token or ca:
+        if any(one is not None for one in (deadline_ms, on_late, points, target_ms, prefer)) or token or ca:
             raise LinkError(
-                "deadline_ms, on_late, token, ca, points and target_ms are for a remote tail", "give remote='http://HOST:PORT'"
+                "deadline_ms, on_late, token, ca, points, target_ms and prefer are for a remote tail",
+                "give remote='http://HOST:PORT'",
             )
         runner = runners.load(bundle, options)
     else:
@@ -227,7 +236,9 @@ def load(
         from .remote_runner import RemoteRunner
 
         deadline_ms = 1000.0 if deadline_ms is None else deadline_ms
-        chosen = Remote(remote, deadline_ms, on_late or "local", token, ca, "auto" if points is None else points, target_ms)
+        chosen = Remote(
+            remote, deadline_ms, on_late or "local", token, ca, "auto" if points is None else points, target_ms, prefer
+        )  # fmt: skip
         runner = RemoteRunner(bundle, chosen, options)
     if runner.facts.fallback:
         wanted = bundle.manifest.runtime.providers[0].name

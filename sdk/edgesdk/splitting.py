@@ -5,16 +5,17 @@ Both are whole bundles that lie inside that of the split model: the same files r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import ModelError
+from edgesdk_converters.errors import ContractBroken, ModelError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, runner
@@ -25,16 +26,19 @@ from edgesdk_targets.report import Report
 from edgesdk_targets.split_runner import HEAD, TAIL, point_name, point_tail
 from edgesdk_targets.target import Compiled, Role, Segment, Target
 
-from .split_figures import bytes_of, leaks, point_rows
+from .candidate import Draft, Section
+from .split_figures import bytes_of
 from .trial import EXACT, Trial, known_of, source_size
 
 if TYPE_CHECKING:
+    from edgesdk_converters.calibration import Samples
     from edgesdk_converters.model import Model
     from edgesdk_converters.passes import Given, Pass
     from edgesdk_converters.split import Cut
 
 Array = NDArray[Any]
 AUTO = "auto"
+CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -90,102 +94,127 @@ def chosen(model: Model, how: Splitting) -> tuple[Cut, str]:
 
 @dataclass(frozen=True)
 class Inner:
-    """The parts of a split model as bundles; `points` are tails for fewer channels of a bottleneck."""
+    """The parts of a split model as bundles; `points` are tails for fewer channels of a bottleneck, `coded` is what crosses."""
 
     head: Bundle
     tail: Bundle
     points: Mapping[int, Bundle]
+    coded: Sequence[Mapping[str, Array]] = ()
 
 
-@dataclass(frozen=True)
-class Sections:
-    """The passes of a recipe for which the cut may not be known yet."""
+class Cutting:
+    """A network after its passes, and where it is cut: what every precision of head and tail begins with.
 
-    whole: tuple[Pass, ...]
-    head: tuple[Pass, ...]
-    tail: tuple[Pass, ...]
-    split: tuple[str, ...] = ()
-
-
-def split_export(
-    devices: tuple[Target, Target],
-    precision: str,
-    sections: Sections,
-    how: Splitting,
-    trial: Trial,
-    bound: float,
-    begin: float,
-    made_by: str,
-) -> tuple[Manifest, dict[str, bytes], Report, Recipe]:
-    """The bundle of a split model, checked as a whole, its report, and the recipe with the cut that was chosen.
-
-    `devices` are the targets of head and tail. Raises ContractBroken where both together lose more than was promised.
+    `steps` and `cut` are those of the recipe: with the payload's passes, and the tensors that cross after them.
     """
-    run = _Run(devices, precision, sections, how, trial, made_by)
-    return run.finished(bound, begin)
 
-
-class _Run:
     def __init__(
-        self, devices: tuple[Target, Target], precision: str, sections: Sections, how: Splitting, trial: Trial, made_by: str
+        self, devices: tuple[Target, Target], steps: tuple[Pass, ...], cut: tuple[str, ...], how: Splitting, trial: Trial
     ) -> None:
         from edgesdk_converters.payload import ENDING, Payload
         from edgesdk_converters.split import split
 
-        self.devices, self.precision, self.trial, self.made_by = devices, precision, trial, made_by
-        steps = sections.whole
+        self.devices, self.trial = devices, trial
         self.whole = trial.convert(Recipe(steps), None)
-        self.notes: list[str] = []
         place = next((index for index, step in enumerate(steps) if step.name == "bottleneck"), 0)
         self.before = trial.convert(Recipe(steps[:place]), None)
         self.learned = next((step.options for step in self.whole.history if step.name == "bottleneck"), None)
-        self.cut = sections.split or (() if self.learned is None else (self.learned["crosses"],))
-        if not self.cut:
+        cut = cut or (() if self.learned is None else (self.learned["crosses"],))
+        if not cut:
             if how.link is not None and how.at == AUTO:
                 from .planning import chosen_by_plan
 
-                cut, why = chosen_by_plan(self.whole, *devices, how.link, bits=how.bits, progress=trial.progress)
+                found, why = chosen_by_plan(self.whole, *devices, how.link, bits=how.bits, progress=trial.progress)
             else:
-                cut, why = chosen(self.whole, how)
-            trial.notes.append(f"cut at {', '.join(cut.tensors)}: {why}")
-            self.cut = cut.tensors
-            for name, dtype in zip(cut.tensors, cut.dtypes, strict=True):
-                if how.bits < 32 and (dtype == "float32" or len(cut.tensors) == 1):
+                found, why = chosen(self.whole, how)
+            trial.notes.append(f"cut at {', '.join(found.tensors)}: {why}")
+            cut = found.tensors
+            for name, dtype in zip(found.tensors, found.dtypes, strict=True):
+                if how.bits < 32 and (dtype == "float32" or len(found.tensors) == 1):
                     trial.progress("pass payload")
                     payload = Payload(at=name, bits=how.bits)
                     self.whole, steps = payload(self.whole, trial.given()), (*steps, payload)
-                    self.cut = tuple(f"{name}{ENDING}" if at == name else at for at in self.cut)
-        self.recipe = Recipe(steps, sections.head, sections.tail, self.cut)
-        self.notes.append(_kind(self.learned))
-        head, tail = split(self.whole, self.cut)
-        self.plain = (head, tail)
-        given = trial.given()
-        self.parts = (self._converted(head, self.recipe.head, given), self._converted(tail, self.recipe.tail, given))
-        self.segments = tuple(Segment(part, role) for part, role in zip(self.parts, _ROLES, strict=True))
-        for device, segment in zip(devices, self.segments, strict=True):
-            trial.progress(f"checking the {segment.role} against {device.device.name}")
+                    cut = tuple(f"{name}{ENDING}" if at == name else at for at in cut)
+        self.steps, self.cut, self.notes = steps, cut, (_kind(self.learned),)
+        self.plain = split(self.whole, cut)
+
+    @property
+    def packed(self) -> bool:
+        """Whether what crosses has fewer bits than it was computed with."""
+        return any(step.name == "payload" or getattr(step, "bits", 32) < 32 for step in self.steps)
+
+    @functools.cached_property
+    def crossing(self) -> Samples:
+        """What the head gives, before any precision, for the samples to calibrate with: those that a tail is calibrated with."""
+        from edgesdk_converters.calibration import Samples
+        from edgesdk_converters.reference import Reference
+
+        head, found = Reference(self.plain[0]), self.trial.calibrate
+        self.trial.progress("running the head on the samples to calibrate with")
+        rows = [head.run(sample) for sample in found]
+        leading = {name: value.ndim > 0 and len(value) == 1 for name, value in rows[0].items()}
+        arrays = {
+            name: np.concatenate([row[name] for row in rows]) if leading[name] else np.stack([row[name] for row in rows])
+            for name in rows[0]
+        }
+        return Samples(arrays, f"{found.origin}, after the head", found.labels, found.slices, leading, found.synthetic)
+
+    def given(self, role: Section) -> Given:
+        """What passes of a part are given: its own model as the source, and inputs of its own."""
+        given = self.trial.given()
+        if role == "head":
+            return replace(given, source=self.plain[0])
+        return replace(given, source=self.plain[1], train=self.crossing, lessons=self.crossing)
+
+
+class Pair:
+    """Head and tail in a precision each: `recipe` has the passes of both. Raises what passes and targets raise."""
+
+    def __init__(self, cutting: Cutting, recipe: Recipe, precisions: tuple[str, str], made_by: str) -> None:
+        self.cutting, self.recipe, self.precisions, self.made_by = cutting, recipe, precisions, made_by
+        self.trial, self.devices = cutting.trial, cutting.devices
+        self.parts = (self._converted("head"), self._converted("tail"))
+        self.notes = [*cutting.notes, *self._passes_told()]
+        self.segments = tuple(Segment(part, role) for part, role in zip(self.parts, ROLES, strict=True))
+        for device, segment in zip(self.devices, self.segments, strict=True):
+            self.trial.progress(f"checking the {segment.role} against {device.device.name}")
             device.check(segment)
-        self.compiled = tuple(device.compile(segment) for device, segment in zip(devices, self.segments, strict=True))
-        self.points = {} if self.learned is None else self._narrow(self.learned)
+        self.compiled = tuple(device.compile(segment) for device, segment in zip(self.devices, self.segments, strict=True))
+        self.points = {} if cutting.learned is None else self._narrow(cutting.learned)
+        self.inner = self._exact()
 
-    def _converted(self, part: Model, steps: Sequence[Pass], given: Given) -> Model:
-        return Recipe(tuple(steps)).run(part, replace(given, source=part))
+    def _converted(self, role: Literal["head", "tail"]) -> Model:
+        steps: tuple[Pass, ...] = getattr(self.recipe, role)
+        part = self.cutting.plain[ROLES.index(role)]
+        return Recipe(steps).run(part, self.cutting.given(role)) if steps else part
 
-    def _narrow(self, learned: Mapping[str, Any]) -> dict[int, tuple[Model, Compiled]]:
-        """Tails for fewer channels than cross at most, by their number."""
+    def _passes_told(self) -> list[str]:
+        """What the passes of a part say of it."""
+        found = []
+        for role, plain, part in zip(ROLES, self.cutting.plain, self.parts, strict=True):
+            found += [f"{role}: {step.name}: {step.note}" for step in part.history[len(plain.history) :] if step.note]
+        return found
+
+    def _narrow(self, learned: Mapping[str, Any]) -> dict[int, tuple[Model, Model, Compiled]]:
+        """Tails for fewer channels than cross at most, by their number: before their passes, after them, and compiled."""
         from edgesdk_converters.bottlenecks.points import narrowed
 
         made = {}
         for point in learned["channels"][:-1]:
             self.trial.progress(f"compiling the tail for {point} channels")
-            tail = narrowed(self.parts[1], point, learned["coded"], learned["bits"])
-            made[point] = (tail, self.devices[1].compile(Segment(tail, "tail")))
+            plain = narrowed(self.cutting.plain[1], point, learned["coded"], learned["bits"])
+            given, width = self.cutting.given("tail"), int(plain.signature.inputs[0].shape[1])
+            arrays = {name: np.ascontiguousarray(rows[:, :width]) for name, rows in given.train.arrays.items()}
+            fewer = replace(given.train, arrays=arrays)
+            tail = Recipe(self.recipe.tail).run(plain, replace(given, source=plain, train=fewer, lessons=fewer))
+            made[point] = (plain, tail, self.devices[1].compile(Segment(tail, "tail")))
         return made
 
-    def finished(self, bound: float, begin: float) -> tuple[Manifest, dict[str, bytes], Report, Recipe]:
+    def _exact(self) -> Inner:
+        """The parts at the highest level of the runtime's own graph rewriting that keeps fp32 exact."""
         levels: tuple[Optimization, ...] = ("all", "extended", "basic")
         tried = []
-        for level in levels if self.precision == "fp32" else levels[:1]:
+        for level in levels if set(self.precisions) == {"fp32"} else levels[:1]:
             inner = self._inner(level)
             tried.append((self._error(inner), level, inner))
             if tried[-1][0] <= EXACT:
@@ -195,26 +224,62 @@ class _Run:
             self.notes.append(
                 f"graph optimisation {level!r}: the runtime's own rewriting beyond it moved outputs by {tried[0][0]:.2g}"
             )
-        outer, files = self._outer(inner)
+        return inner
+
+    def finished(self, bound: float, begin: float) -> tuple[Manifest, dict[str, bytes], Report]:
+        """The bundle of both, held against the contract as a whole. Raises ContractBroken."""
+        outer, files = self._outer(self.inner)
         compiled = replace(self.compiled[0], files=files, runtime=outer.runtime, plan=(), notes=())
-        manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, self._known(inner))
-        if self.points:
-            report = replace(report, rows=(*report.rows, *point_rows(self.trial, inner.head, inner.points)))
-        if self.learned is not None:
-            report = replace(report, rows=(*report.rows, *leaks(self.trial, self.before, self.whole, self.learned)))
-        return manifest, everything, report, self.recipe
+        try:
+            manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, self._known(self.inner))
+        except ContractBroken as error:
+            raise ContractBroken(error.message, self._remedy(error.hint)) from error
+        vectors, tail = manifest.golden, self.inner.tail.manifest.golden
+        assert vectors is not None and tail is not None
+        loosest = max(vectors.tolerance, tail.tolerance)  # what the tail alone may differ by, both may
+        rows = tuple(self._placed(row) if row.value is None and row.segment == "device" else row for row in report.rows)
+        return replace(manifest, golden=replace(vectors, tolerance=loosest)), everything, replace(report, rows=rows)
+
+    def _remedy(self, hint: str) -> str:
+        """What to do where both together are too far from the source: first what the cut has to do with it."""
+        ways = []
+        if self.cutting.learned is not None:
+            ways.append("more channels, or epochs (--bottleneck N, --set bottleneck.mimic=N, bottleneck.tune=N)")
+        if self.cutting.packed:
+            ways.append("more --payload-bits")
+        if ways and set(self.precisions) == {"fp32"}:
+            hint = hint.removeprefix("take a higher precision, or ")
+        return "; ".join(["give " + ", or ".join(ways), f"or {hint}"]) if ways else hint
+
+    def _placed(self, row: Figure) -> Figure:
+        """A figure that is missing, as a part does not run on a CPU alone: missing where the first such part is to run."""
+        parts = (self.inner.head.manifest, self.inner.tail.manifest)
+        return replace(row, where=next((part.device for part in parts if part.runtime.providers[0].name != CPU), row.where))
+
+    def part(self, role: Literal["head", "tail"]) -> Draft:
+        """One of the two alone, to be timed with what it is given when both run."""
+        from edgesdk_converters.cost import layers
+
+        made = self.inner.head if role == "head" else self.inner.tail
+        assert made.files is not None
+        try:
+            found = layers(self.parts[ROLES.index(role)])
+        except ModelError:
+            found = ()  # shapes that are not static
+        return Draft(made.manifest, made.files, found, None if role == "head" else self.inner.coded[0])
 
     def _inner(self, level: Optimization) -> Inner:
         """Head and tails as bundles with golden vectors of their own; what the head gives are the inputs of the tails'."""
-        head, coded = self._bundle("head", self.parts[0], self.compiled[0], level, self.trial.cases, self.plain[0])
-        tail, _ = self._bundle("tail", self.parts[1], self.compiled[1], level, coded, self.plain[1])
+        plain = self.cutting.plain
+        head, coded = self._bundle("head", self.parts[0], self.compiled[0], level, self.trial.cases, plain[0])
+        tail, _ = self._bundle("tail", self.parts[1], self.compiled[1], level, coded, plain[1])
         points = {}
-        for point, (model, compiled) in self.points.items():
+        for point, (before, model, compiled) in self.points.items():
             width = int(model.signature.inputs[0].shape[1])
             fewer = [{name: np.ascontiguousarray(value[:, :width]) for name, value in case.items()} for case in coded]
             name = point_name(self.trial.source.name, point)
-            points[point], _ = self._bundle("tail", model, compiled, level, fewer, model, name)
-        return Inner(head, tail, points)
+            points[point], _ = self._bundle("tail", model, compiled, level, fewer, before, name)
+        return Inner(head, tail, points, coded)
 
     def _bundle(
         self,
@@ -229,10 +294,10 @@ class _Run:
         """One part as a bundle, and what it makes of these cases; `plain` is the part as it was before it was converted."""
         from edgesdk_converters.reference import Reference
 
-        trial, device = self.trial, self.devices[_ROLES.index(role)]
+        trial, device = self.trial, self.devices[ROLES.index(role)]
         manifest = Manifest(
             name=name or trial.source.name, target=device.name, device=device.device.name,
-            precision=self.precision if role == "head" else "fp32", signature=part.signature,
+            precision=self.precisions[ROLES.index(role)], signature=part.signature,
             runtime=replace(compiled.runtime, optimization=level),
             role=role, model=_model(trial.source, part), recipe=self.recipe.to_plain(),
             history=tuple(fields.plain(step) for step in part.history), plan=compiled.plan, notes=compiled.notes,
@@ -257,15 +322,15 @@ class _Run:
         files = bundles.inside(inner.head, HEAD) | bundles.inside(inner.tail, TAIL)
         for point, tail in inner.points.items():
             files |= bundles.inside(tail, point_tail(point))
-        runtime = Runtime(
-            name="split", file=f"{HEAD}/{MANIFEST}", minimum="",
-            providers=tuple({p.name: p for part in (inner.head, inner.tail) for p in part.manifest.runtime.providers}.values()),
-        )  # fmt: skip
+        every = {p.name: p for part in (inner.head, inner.tail) for p in part.manifest.runtime.providers}
+        # The first is what is told to be missing, which a CPU never is.
+        providers = tuple(sorted(every.values(), key=lambda provider: provider.name == CPU))
+        runtime = Runtime(name="split", file=f"{HEAD}/{MANIFEST}", minimum="", providers=providers)
         manifest = Manifest(
-            name=trial.source.name, target=device.name, device=device.device.name, precision=self.precision,
-            signature=self.whole.signature, runtime=runtime, role="split",
-            model=_model(trial.source, self.whole) | self._digests(inner),
-            recipe=self.recipe.to_plain(), history=tuple(fields.plain(step) for step in self.whole.history),
+            name=trial.source.name, target=device.name, device=device.device.name, precision=self.precisions[0],
+            signature=self.cutting.whole.signature, runtime=runtime, role="split",
+            model=_model(trial.source, self.cutting.whole) | self._digests(inner),
+            recipe=self.recipe.to_plain(), history=tuple(fields.plain(step) for step in self.cutting.whole.history),
             notes=tuple(self.notes), made_by=self.made_by,
         )  # fmt: skip
         return manifest, files
@@ -273,8 +338,8 @@ class _Run:
     def _digests(self, inner: Inner) -> dict[str, Any]:
         """Of the parts, and of the tails for fewer channels by their number."""
         found: dict[str, Any] = {"head": inner.head.digest, "tail": inner.tail.digest}
-        if self.learned is not None:
-            found["channels"] = self.learned["channels"][-1]
+        if self.cutting.learned is not None:
+            found["channels"] = self.cutting.learned["channels"][-1]
             found["points"] = {str(point): tail.digest for point, tail in inner.points.items()}
         return found
 
@@ -298,7 +363,7 @@ class _Run:
             ),
             source_size(self.trial.source),
         ]
-        for place, role in enumerate(_ROLES):
+        for place, role in enumerate(ROLES):
             found = known_of(
                 self.devices[place],
                 self.segments[place],
@@ -309,7 +374,7 @@ class _Run:
         return rows
 
 
-_ROLES: tuple[Role, Role] = ("head", "tail")
+ROLES: tuple[Role, Role] = ("head", "tail")
 
 
 def _kind(learned: Mapping[str, Any] | None) -> str:

@@ -38,6 +38,8 @@ QEMU = "qemu-aarch64"
 CPU = "CPUExecutionProvider"
 TOOLS = {QEMU: "qemu-user", "cc": "gcc"}
 """Programs that are needed, and the Debian packages that bring them."""
+KNOWN = "7.2"
+"""The QEMU that this was tried with."""
 WINDOW = "edgesdk-window "
 """How the plugin's lines begin."""
 CLASSES = ("integer", "fp", "neon", "dot_product", "memory", "branch")
@@ -88,10 +90,25 @@ def core(profile: DeviceProfile) -> str:
 
 def is_ready(profile: DeviceProfile) -> bool:
     """Whether a count for this device needs nothing to be set up first."""
-    with contextlib.suppress(EdgeError):
+    return not obstacle(profile)
+
+
+def obstacle(profile: DeviceProfile) -> str:
+    """What must be set up before a count for this device, or why there can be none; empty where nothing stands in the way.
+
+    The arm64 system's files are not checked, as that takes a while.
+    """
+    try:
         core(profile)
-        return all(map(shutil.which, TOOLS)) and sysroot.is_made() and bool(release())
-    return False
+        for tool, package in TOOLS.items():
+            if shutil.which(tool) is None:
+                return f"the emulator needs {tool} (sudo apt-get install {package})"
+        release()
+        return "" if sysroot.is_made() else "the emulator's arm64 system is not made yet (--on emulator makes it)"
+    except EdgeError as error:
+        return error.message
+    except OSError as error:
+        return f"the emulator's cache cannot be read: {error}"
 
 
 def emulate(path: str | os.PathLike[str], *, progress: Callable[[str], None] = runner.silent) -> Report:
@@ -144,7 +161,7 @@ def count(
     progress: Callable[[str], None] = runner.silent,
 ) -> Count:
     """Instructions of one inference of a bundle on the core of a device, on `feed` or the first golden input."""
-    name = core(profile)
+    core(profile)
     if any(provider.name != CPU for provider in bundle.manifest.runtime.providers):
         raise DeviceError(f"{bundle.path} runs on an accelerator; emulated is a CPU alone", "measure it on the board")
     for tool, package in TOOLS.items():
@@ -152,25 +169,15 @@ def count(
             raise MissingTool(tool, "is missing: the emulator needs it", hint=f"sudo apt-get install {package}")
     version = release()
     system = sysroot.made(progress)
-    qemu = [*_fixed_addresses(), QEMU, "-cpu", name, "-plugin", str(_plugin(version)), "-d", "plugin"]
-    with tempfile.TemporaryDirectory(prefix="edgesdk-emulate-") as scratch:
-        prefix, log, given = Path(scratch, "prefix"), Path(scratch, "log"), Path(scratch, "feed.npz")
-        _lay_out(prefix, system, profile)
-        python = prefix / sysroot.python(system).relative_to(system)
-        program = [str(python), "-m", "edgesdk_targets.emulate", str(bundle.path.resolve())]
-        if feed is not None:
-            np.savez(given, **feed)
-            program += ["--feed", str(given)]
-        told = _follow(
-            [*qemu, "-D", str(log), "-L", str(prefix), *program], _environment(system), Path(scratch, "errors"), progress
-        )
-        windows = [
-            tuple(map(int, line.split()[1:])) for line in log.read_text(encoding="ascii").splitlines() if line.startswith(WINDOW)
-        ]
+    try:
+        told, windows = _run(bundle, profile, version, system, feed, progress)
+    except OSError as error:
+        hint = "it needs room in the user's cache and for temporary files: XDG_CACHE_HOME and TMPDIR put them elsewhere"
+        raise ToolError("the emulator", f"cannot write: {error}", hint=hint) from error
     n = told["counted"]
     if len(windows) != 2 * n:
         raise ToolError(
-            QEMU, f"{len(windows)} windows were counted, {2 * n} were run", hint=f"known to work is 7.2; this is {version}"
+            QEMU, f"{len(windows)} windows were counted, {2 * n} were run", hint=f"tried was QEMU {KNOWN}; this is {version}"
         )
     empty, whole = min(windows[:n]), min(windows[n:])
     by_class = {kind: max(0, a - b) for kind, a, b in zip(CLASSES, whole[1:], empty[1:], strict=True)}
@@ -182,12 +189,49 @@ def count(
     )  # fmt: skip
 
 
+def _run(
+    bundle: Bundle,
+    profile: DeviceProfile,
+    version: str,
+    system: Path,
+    feed: Mapping[str, Any] | None,
+    progress: Callable[[str], None],
+) -> tuple[Any, list[tuple[int, ...]]]:
+    """What the emulated program told, and the numbers of each window that the plugin counted."""
+    command = [*_fixed_addresses(), QEMU, "-cpu", core(profile), "-plugin", str(_plugin(version)), "-d", "plugin"]
+    with tempfile.TemporaryDirectory(prefix="edgesdk-emulate-") as scratch:
+        prefix, log, given = Path(scratch, "prefix"), Path(scratch, "log"), Path(scratch, "feed.npz")
+        _lay_out(prefix, system, profile)
+        program = [str(prefix / sysroot.python(system).relative_to(system)), "-m", "edgesdk_targets.emulate"]
+        program.append(str(bundle.path.resolve()))
+        if feed is not None:
+            np.savez(given, **feed)
+            program += ["--feed", str(given)]
+        environment = _environment(system)
+        progress("starting Python on the emulated core")
+        try:
+            told = _follow(
+                [*command, "-D", str(log), "-L", str(prefix), *program], environment, Path(scratch, "errors"), progress,
+                f"tried was QEMU {KNOWN}; this is {version}",
+            )  # fmt: skip
+        except ToolError:
+            # What Python has compiled may be what is damaged: it is not checked as the rest is.
+            shutil.rmtree(environment.get("PYTHONPYCACHEPREFIX", ""), ignore_errors=True)
+            raise
+        lines = log.read_text(encoding="ascii", errors="replace").splitlines() if log.is_file() else []
+    counts = [re.fullmatch(f"{WINDOW}([0-9 ]+)", line) for line in lines]
+    return told, [tuple(map(int, found[1].split())) for found in counts if found is not None]
+
+
 def release() -> str:
     """The version of QEMU. Raises ToolError for one that takes no plugins, as those that are linked statically."""
     told = ""
     for question in ("--version", "--help"):
-        done = subprocess.run([QEMU, question], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        told += done.stdout
+        try:
+            done = subprocess.run([QEMU, question], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        except OSError as error:  # a file of that name that is no program for this machine
+            raise ToolError(QEMU, f"cannot be run: {error.strerror}", hint="install Debian's qemu-user") from error
+        told += done.stdout.decode("utf-8", "replace")
     found = re.search(r"version (\d+\.\d+)", told)
     if found is None:
         raise ToolError(QEMU, "does not tell its version", told[-200:])
@@ -200,34 +244,31 @@ def release() -> str:
 
 
 def _plugin(version: str) -> Path:
-    """The counting plugin for this QEMU, compiled on first use."""
+    """The counting plugin for this QEMU, compiled on first use; its file name has its digest."""
     source = Path(__file__).with_name("emulate_plugin.c")
     numbers = tuple(map(int, version.split(".")))
     api = 1 if numbers < (9, 0) else 2 if numbers < (9, 1) else 3 if numbers < (9, 2) else 4
-    key = hashlib.sha256(source.read_bytes() + f"API {api}".encode()).hexdigest()[:16]
-    built = engine_cache.root() / "emulator" / f"plugin-{key}.so"
-    if built.is_file():
-        return built
-    built.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
+    key = _digest(source.read_bytes() + f"API {api}".encode())
+    folder = engine_cache.root() / "emulator"
+    for built in folder.glob(f"plugin-{key}-*.so"):
+        if built.stem.endswith(_digest(built.read_bytes())):
+            return built
+        built.unlink()  # damaged
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch, "plugin.so")
-        command = [
-            "cc",
-            "-O2",
-            "-fPIC",
-            "-shared",
-            "-fvisibility=hidden",
-            f"-DAPI={api}",
-            "-o",
-            str(made),
-            str(source),
-            "-lpthread",
-        ]
+        command = ["cc", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", f"-DAPI={api}", "-o", str(made), str(source)]
         done = subprocess.run([*command, "-lpthread"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ToolError("cc", "cannot compile the counting plugin", " ".join(done.stderr.splitlines()[-3:]))
-        made.replace(built)
-    return built
+        if done.returncode != 0 or not made.is_file():
+            end = " ".join(done.stderr.splitlines()[-3:])
+            raise ToolError(
+                "cc", "cannot compile the counting plugin", end, "is it a C compiler with its headers (gcc, libc6-dev)?"
+            )
+        return made.replace(folder / f"plugin-{key}-{_digest(made.read_bytes())}.so")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _environment(system: Path) -> dict[str, str]:
@@ -279,7 +320,9 @@ def _fixed_addresses() -> list[str]:
     return command if done.returncode == 0 else []
 
 
-def _follow(command: Sequence[str], environment: Mapping[str, str], errors: Path, progress: Callable[[str], None]) -> Any:
+def _follow(
+    command: Sequence[str], environment: Mapping[str, str], errors: Path, progress: Callable[[str], None], hint: str
+) -> Any:
     """Run a command whose output is JSON lines: progress, and the result or an error as the last."""
     last: Any = {}
     with errors.open("wb") as sink, subprocess.Popen(
@@ -288,7 +331,7 @@ def _follow(command: Sequence[str], environment: Mapping[str, str], errors: Path
         try:
             assert started.stdout is not None
             for line in started.stdout:
-                if line.startswith("{"):
+                if line.startswith("{") and line.endswith("}\n"):  # else it was stopped in the middle
                     last = json.loads(line)
                     if "progress" in last:
                         progress(last["progress"])
@@ -300,7 +343,7 @@ def _follow(command: Sequence[str], environment: Mapping[str, str], errors: Path
     if started.returncode != 0 or "counted" not in last:
         ended = signal.Signals(-started.returncode).name if started.returncode < 0 else str(started.returncode)
         end = " ".join(errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-        raise ToolError(QEMU, f"the emulated program ended with {ended}", end)
+        raise ToolError(QEMU, f"the emulated program ended with {ended}", end, hint)
     return last
 
 

@@ -111,12 +111,8 @@ def modelled(
     extrapolated and the reason; so do runs with a `caution`, which says what about them was never measured.
     """
     facts = _facts(device)
-    if fitted is not None and (fitted.device, fitted.runtime, fitted.backend) != (facts.name, setting.runtime, setting.backend):
-        raise DeviceError(
-            f"the fit is of {fitted.runtime} on {fitted.device} ({fitted.backend}), not of {setting.runtime} on {facts.name} "
-            f"({setting.backend})",
-            "fit anew with reports of this device and runtime",
-        )
+    if fitted is not None:
+        _check_fit(fitted, facts, setting)
     try:
         found = predict(layers, facts, setting, fitted=fitted)
     except TargetError as error:
@@ -124,7 +120,8 @@ def modelled(
     threads = f", {setting.threads} thread{'s' if setting.threads != 1 else ''}" if setting.threads else ""
     way = f"{setting.runtime} {setting.backend}{threads}, {setting.precision}"
     reasons = [*found.strange, *([caution] if caution else [])]
-    method = f"costs of layers fitted to published measurements; {way}; interval: {WHENCE[found.group]}"
+    whose = "" if fitted is None else f", then to {fitted.records} measurement{'s' if fitted.records > 1 else ''} of your own"
+    method = f"costs of layers fitted to published measurements{whose}; {way}; interval: {WHENCE[found.group]}"
     method = "; ".join((method, *reasons))
     widen = 1.5 if caution else 1.0
     low = found.total_ms * (found.low_ms / found.total_ms) ** widen
@@ -159,8 +156,25 @@ WHENCE = {
     "gpu vulkan": "other networks on this GPU, left out in turn",
     "gpu cuda": "other networks on this GPU, left out in turn",
     "gpu tensorrt": "GPUs left out in turn: one family alone was measured on this one",
-    "fitted": "chips left out but for a few networks, as in this fit to your own reports",
+    "fitted": "published chips, each left out but for three of its networks, as this fit has a few of yours",
+    "fitted few": "the networks fitted to, each left out, or published chips left out but for three networks: the wider",
+    "fitted own": "the networks fitted to, each left out in turn",
 }
+
+
+def _check_fit(fitted: Fitted, facts: DeviceFacts, setting: Setting) -> None:
+    """Raise DeviceError for a fit that says nothing of a run: of another device or way, or of other arithmetic."""
+    if (fitted.device, fitted.runtime, fitted.backend) != (facts.name, setting.runtime, setting.backend):
+        raise DeviceError(
+            f"the fit is of {fitted.runtime} on {fitted.device} ({fitted.backend}), not of {setting.runtime} on {facts.name} "
+            f"({setting.backend})",
+            "fit anew with reports of this device and runtime",
+        )
+    if fitted.precisions and (setting.precision == "int8") not in {one == "int8" for one in fitted.precisions}:
+        raise DeviceError(
+            f"the fit is of {' and '.join(fitted.precisions)}, not of {setting.precision}: integers have costs of their own",
+            f"fit anew with reports of {setting.precision} bundles, or leave --fit out",
+        )
 
 
 def published_profile(name: str) -> DeviceProfile:
@@ -168,17 +182,26 @@ def published_profile(name: str) -> DeviceProfile:
     if name not in PUBLISHED:
         raise DeviceError(f"no published measurements of {name!r}; known: {', '.join(PUBLISHED)}")
     row = published_devices()[PUBLISHED[name]]
-    source = f'published-latency devices.csv row "{row["device"]}"'
+    told = f'published-latency devices.csv row "{row["device"]}"'
     facts = {
-        fact: Fact(kind(row[column]), f"{source}: {column}")
-        for fact, column, kind in (
-            ("cores", "cpu_total_cores", int), ("clock_ghz", "cpu_max_ghz", float), ("cpu", "cpu_clusters", str),
-            ("memory_bandwidth_gb_per_s", "mem_bw_peak_gbs", float), ("power_idle_w", "power_idle_w", float),
-            ("power_load_w", "power_load_w", float),
+        fact: Fact(kind(row[column]), f"{told}: {column}" + (f" ({row[source]})" if row[source] else ""))
+        for fact, column, kind, source in (
+            ("soc", "soc", str, "src_cpu"), ("cpu", "cpu_clusters", str, "src_cpu"), ("cores", "cpu_total_cores", int, "src_cpu"),
+            ("clock_ghz", "cpu_max_ghz", float, "src_cpu"),
+            ("fp32_flop_per_cycle_per_core", "fp32_flop_per_cycle", str, "src_simd"),
+            ("fp16_arithmetic", "cpu_fp16_arith", _flag, "src_simd"), ("int8_dot_product", "int8_sdot", _flag, "src_simd"),
+            ("memory", "mem_type", str, "src_mem"), ("memory_bandwidth_gb_per_s", "mem_bw_peak_gbs", float, "src_mem"),
+            ("gpu", "gpu", str, "src_gpu"), ("gpu_clock_mhz", "gpu_clock_mhz", float, "src_gpu"),
+            ("gpu_fp32_tflops", "gpu_peak_fp32_tflops", float, "src_gpu"),
+            ("power_idle_w", "power_idle_w", float, "power_source"), ("power_load_w", "power_load_w", float, "power_source"),
         )
         if row[column]
     }  # fmt: skip
     return DeviceProfile(name, "", row["device"], "latency is only estimated: there is no target for it", facts)
+
+
+def _flag(text: str) -> bool:
+    return text == "1"
 
 
 def _facts(device: DeviceProfile) -> DeviceFacts:

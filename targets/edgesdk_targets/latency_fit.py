@@ -382,12 +382,14 @@ def refit(records: Sequence[Record], facts: DeviceFacts, known: Constants | None
     widths = known.intervals.get(group, (0.6, 0.6))
     prior_spread = np.array([max(sum(widths) / 3.3, 0.1), *([0.25] * len(groups)), *([0.5] * len(single))])
     slopes_of, logs, target = [], [], np.log([entry.latency_ms for entry in records])
+    operators: set[str] = set()
     for entry in records:
         pairs = model.costs(facts, entry.setting)
         found = model.counts(entry.layers, entry.setting.precision, entry.setting.runtime != "ncnn")
         times = (model.nominal(found, pairs) * model.factors(pairs, known.effects)).sum(axis=0)
         if times.sum() <= 0:
             raise DeviceError("a record's network has no layer that takes time")
+        operators.update(model.operators(entry.layers, found))
         logs.append(np.log(np.maximum(times, 1e-30)))
         slopes_of.append(np.array([[1.0, *(float(name in (cost.group, cost.name)) for name in names[1:])] for _, cost in pairs]))
     beta = np.zeros(len(names))
@@ -405,7 +407,12 @@ def refit(records: Sequence[Record], facts: DeviceFacts, known: Constants | None
     runtime, backend = next(iter(ways))
     low, high = known.intervals.get("fitted" if backend == "cpu" else "fitted gpu", (0.4, 0.4))
     shares = {name: float(value) for name, value in zip(names[1:], beta[1:], strict=True)}
-    return Fitted(facts.name, runtime, backend, float(beta[0]), shares, low * wider, high * wider, len(records))
+    settings = [entry.setting for entry in records]
+    return Fitted(
+        facts.name, runtime, backend, float(beta[0]), shares, low * wider, high * wider, len(records),
+        tuple(sorted({one.threads for one in settings if one.threads is not None})),
+        tuple(sorted({one.precision for one in settings})), tuple(sorted(operators)),
+    )  # fmt: skip
 
 
 OWN, FEW = 0.15, 3
@@ -413,7 +420,7 @@ OWN, FEW = 0.15, 3
 
 
 def fitted_to_json(found: Fitted) -> dict[str, Any]:
-    """The file that `estimate` takes: {format, device, runtime, backend, scale, groups, low, high, records}."""
+    """The file that `estimate` takes: {format, device, runtime, backend, scale, groups, low, high, records, threads, …}."""
     return {"format": FORMAT, **fields.plain(found), "groups": dict(found.groups)}
 
 
@@ -425,6 +432,8 @@ def fitted_from_json(data: object) -> Fitted:
     numbers = (found.scale, found.low, found.high, *found.groups.values())
     if not all(map(math.isfinite, numbers)) or min(found.low, found.high) < 0:
         raise DeviceError("fit: scale, groups, low and high must be finite, the last two 0 or more")
+    if found.whence not in model.FITTED:
+        raise DeviceError(f"fit: whence is {found.whence!r}; allowed: {', '.join(model.FITTED)}")
     return found
 
 

@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -194,7 +195,11 @@ class Constants:
 @dataclass(frozen=True)
 class Fitted:
     """What a user's own measurements on one device and runtime say beyond the constants: logs of factors on all costs and on
-    groups of them, and how far a further network's time may lie from its prediction, in logs."""
+    groups of them, and how far a further network's time may lie from its prediction, in logs.
+
+    `threads` (empty on a GPU), `precisions` and `operators` are those of the records: beyond them an estimate is less sure.
+    `whence` says where the interval is from, as `estimate.WHENCE` has it.
+    """
 
     device: str
     runtime: str
@@ -204,6 +209,10 @@ class Fitted:
     low: float
     high: float
     records: int
+    threads: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    whence: str = "fitted"
 
 
 @dataclass(frozen=True)
@@ -226,6 +235,22 @@ def published_devices() -> dict[str, dict[str, str]]:
     """Rows of the published devices, by name."""
     with (FOLDER / "devices.csv").open(encoding="utf-8", newline="") as stream:
         return {row["device"]: row for row in csv.DictReader(stream)}
+
+
+Way = tuple[str, str, str]
+"""Runtime, backend and precision."""
+
+
+def published_ways(device: str) -> dict[Way, int]:
+    """How many measurements of a published device there are by way, doubtful ones left out."""
+    return {way: count for (name, way), count in _measured_ways().items() if name == device}
+
+
+@functools.cache
+def _measured_ways() -> Counter[tuple[str, Way]]:
+    with (FOLDER / "measurements.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["quality"] != "suspect"]
+    return Counter((row["device"], (row["runtime"], row["backend"], row["precision"])) for row in rows)
 
 
 @functools.cache
@@ -466,12 +491,55 @@ def predict(
     group = group_of(facts, setting, known)
     low, high = known.intervals[group]
     if fitted is not None:
-        low, high, group = fitted.low, fitted.high, "fitted"
+        low, high, group = fitted.low, fitted.high, fitted.whence
     total = math.fsum(times)
     strange, widen = _strangeness(layers, times, facts, setting, known)
+    if fitted is not None:
+        beyond = _beyond(layers, found, setting, fitted)
+        strange, widen = (*strange, *beyond), widen + UNSURE * len(beyond)
     return Prediction(
         total, total * math.exp(-low * widen), total * math.exp(high * widen), tuple(map(float, times)), group, strange
     )
+
+
+FITTED = ("fitted", "fitted few", "fitted own")
+"""Where the interval of a fit is from: networks of chips left out; these or its own records left out, the wider; its own."""
+UNSURE = 0.5
+"""How much wider an interval is, in its own widths, for each way in which a run is beyond what was fitted to."""
+_OWN_COST = frozenset(["norm", "other"])
+"""Kinds of operators that have little in common: one local response normalisation costs as much as all convolutions beside it."""
+
+
+def operators(layers: Sequence[Layer], found: Array) -> tuple[str, ...]:
+    """What a fit to these layers knows, each once: kinds of layers that take time (`found` are `counts`), or operators."""
+    timed = [layer for layer, row in zip(layers, found, strict=True) if row.any()]
+    return tuple(sorted({layer.op if layer.kind in _OWN_COST else layer.kind for layer in timed}))
+
+
+def _beyond(layers: Sequence[Layer], found: Array, setting: Setting, fitted: Fitted) -> tuple[str, ...]:
+    """In which ways a run is unlike the records of a fit."""
+    if not fitted.precisions:
+        return ("the fit does not say what was run with how many threads: it is of an older edgesdk",)
+    reasons = []
+    if setting.threads is not None and setting.threads not in fitted.threads:
+        reasons.append(f"fitted on {' and '.join(map(str, fitted.threads))} threads, not on {setting.threads}")
+    if setting.precision not in fitted.precisions:
+        reasons.append(f"fitted in {' and '.join(fitted.precisions)}, not in {setting.precision}")
+    strange = sorted(set(operators(layers, found)) - set(fitted.operators))
+    if strange:
+        reasons.append(f"in none of the networks fitted to: {', '.join(strange)}")
+    return tuple(reasons)
+
+
+def published_runtimes() -> tuple[str, ...]:
+    """Names of runtimes of which something was measured on a CPU."""
+    found = {name.split(":")[1] for name in constants().effects if name.startswith("run:")}
+    return ("ncnn", *sorted(found))
+
+
+def is_measured(setting: Setting) -> bool:
+    """Whether the runtime was measured in that arithmetic, on whatever device."""
+    return (setting.runtime, setting.backend, setting.precision) in {way for _, way in _measured_ways()}
 
 
 def group_of(facts: DeviceFacts, setting: Setting, known: Constants) -> str:

@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from edgesdk_converters.errors import DeviceError, EdgeError
+from edgesdk_converters.errors import BundleError, DeviceError, EdgeError
 
 from . import board_facts, device, golden, packed, runner
 from .bundle import Bundle, open_bundle
 from .figure import Figure, counted, unavailable
 from .report import Report
 
+CPU = "CPUExecutionProvider"
+MODELS = (".onnx", ".pt2")
 LEAST_RUNS_FOR_P99 = 100
 NOISY_BELOW = 0.8
 TIMED = ("latency_ms", "throughput_per_s", "first_run_ms", "load_ms", "peak_memory_bytes")
@@ -36,7 +38,7 @@ TIMED = ("latency_ms", "throughput_per_s", "first_run_ms", "load_ms", "peak_memo
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall times of one loaded model in milliseconds, and the process's peak memory."""
+    """Wall times of one loaded model in milliseconds, and the process's peak memory. `threads` None: not known."""
 
     load_ms: float
     first_run_ms: float
@@ -44,6 +46,7 @@ class Timing:
     warmup_runs: int
     peak_memory_bytes: int
     facts: str
+    threads: int | None = None
 
     @property
     def noisy(self) -> bool:
@@ -68,12 +71,13 @@ def measure(
     manifest = bundle.manifest
     if runs is not None and runs < 1:
         raise DeviceError(f"{runs} runs are no measurement; allowed: 1 or more")
-    if manifest.runtime.name in runner.SIMULATORS:
-        raise DeviceError(
-            f"{manifest.name} is logic for {manifest.device}: here it is only simulated, and a simulator's time is no latency",
-            "the report of its export has cycles and clock; edgesdk verify compares its answers",
-        )
+    check_timed(bundle)
     emulator = board_facts.emulator()
+    cores = device.usable_cores()
+    if not 0 <= threads <= cores:
+        raise DeviceError(
+            f"threads is {threads}; this machine has {cores} cores", f"give 1 to {cores}, or 0: the bundle's choice"
+        )
     progress("measuring in a fresh process")
     before = board_facts.moment()
     timing = in_fresh_process(Path(path), 1 if emulator else runs, threads, allow_fallback)
@@ -105,14 +109,31 @@ def measure(
         bundle.digest,
         tuple(rows),
         machine=facts
-        | {"runtime": timing.facts, "noisy": timing.noisy and not emulator, "is_device": here_is_device}
+        | {"runtime": timing.facts, "precision": manifest.precision}
+        | ({"threads": timing.threads} if timing.threads else {})
+        | {"noisy": timing.noisy and not emulator, "is_device": here_is_device}
         | ({} if emulator else {"before": before.to_json(), "after": after.to_json()}),
         notes=tuple(notes),
     )
 
 
+def check_timed(bundle: Bundle) -> None:
+    """Raise DeviceError for a bundle that no processor runs, or a part of which it does not: a simulator's time is none."""
+    for part in packed.parts(bundle):
+        if part.manifest.runtime.name in runner.SIMULATORS:
+            raise DeviceError(
+                f"{part.manifest.name} is logic for {part.manifest.device}: here it is only simulated, and a simulator's time is "
+                "no latency",
+                "the report of its export has cycles and clock; edgesdk verify compares its answers",
+            )
+
+
 def opened(path: str | os.PathLike[str]) -> Bundle:
     """A bundle as it was written, or as it was sent here. Raises BundleError for anything but an intact one."""
+    if os.fspath(path).endswith(MODELS):
+        raise BundleError(
+            f"{os.fspath(path)} is a model, and bundles are measured", "edgesdk export MODEL --device NAME makes one"
+        )
     return packed.open_packed(Path(path)) if os.fspath(path).endswith(packed.PAYLOAD) else open_bundle(path)
 
 
@@ -135,7 +156,8 @@ def figures(timing: Timing, where: str) -> tuple[Figure, ...]:
     wanted = (50, 90, 99) if len(times) >= LEAST_RUNS_FOR_P99 else (50, 90)
     percentiles = {f"p{p}": float(np.percentile(times, p)) for p in wanted}
     percentiles |= {"mean": float(times.mean()), "min": float(times.min())}
-    method = f"{timing.facts}; after {timing.warmup_runs} warm-up runs"
+    threads = f", {timing.threads} thread{'s' if timing.threads > 1 else ''}" if timing.threads else ""
+    method = f"{timing.facts}{threads}; after {timing.warmup_runs} warm-up runs"
     return (
         Figure("latency_ms", percentiles["p50"], "measured", where, method, percentiles=percentiles, n=len(times)),
         Figure("throughput_per_s", 1e3 / float(times.mean()), "measured", where, "one request after another", n=len(times)),
@@ -158,8 +180,10 @@ def take(path: Path, runs: int | None, options: runner.RunOptions, seconds: floa
         importlib.import_module(location)
     begin = time.perf_counter()
     bundle = opened(path)
+    others = _own_threads()
     loaded = runner.load(bundle, options)
     load_ms = (time.perf_counter() - begin) * 1e3
+    threads = _computing(bundle, options, loaded.facts, others)
     cases = golden.load(bundle, "inputs")
     if not cases:
         raise EdgeError(f"{path} has no golden inputs to run", "export it again")
@@ -178,7 +202,29 @@ def take(path: Path, runs: int | None, options: runner.RunOptions, seconds: floa
     times = tuple(once() for _ in range(runs))
     facts = str(loaded.facts)
     loaded.close()
-    return Timing(load_ms, first_run_ms, times, warmup_runs, peak_memory_bytes(), facts)
+    return Timing(load_ms, first_run_ms, times, warmup_runs, peak_memory_bytes(), facts, threads)
+
+
+def _computing(bundle: Bundle, options: runner.RunOptions, facts: runner.RunnerFacts, before: int | None) -> int | None:
+    """Threads that compute on the CPU: as asked, as the bundle has it, or else as many as loading it has added to this one.
+
+    `before` are those of this process before. None where another processor computes, or where it cannot be told.
+    """
+    if facts.providers != (CPU,):
+        return None
+    asked = options.threads or bundle.manifest.runtime.threads
+    now = _own_threads()
+    if asked or now is None or before is None or bundle.manifest.runtime.name != "onnxruntime":
+        return asked or None
+    return 1 + now - before
+
+
+def _own_threads() -> int | None:
+    """Threads of this process, None where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None
 
 
 def warm_up(once: Callable[[], float], limit_s: float = 3.0) -> int:

@@ -70,15 +70,20 @@ def open_packed(path: Path, manifest: Manifest | None = None) -> Bundle:
     return Bundle(path, manifest, files)
 
 
+def parts(bundle: Bundle) -> Iterator[Bundle]:
+    """A bundle, and those that lie inside it, as the head and the tail of a split one do."""
+    yield bundle
+    for name in bundle.manifest.files:
+        if name.endswith(f"/{MANIFEST}"):
+            yield from parts(bundles.nested(bundle, name.removesuffix(f"/{MANIFEST}")))
+
+
 def check_foreign(bundle: Bundle) -> None:
     """Raise DeviceError for a bundle that asks for more than to run a network in a runtime that is known here."""
-    manifest = bundle.manifest
-    check_runtime(manifest)
-    nested = [name.removesuffix(f"/{MANIFEST}") for name in manifest.files if name.endswith(f"/{MANIFEST}")]
-    for name in nested:
-        check_foreign(bundles.nested(bundle, name))
-    if manifest.runtime.name == "onnxruntime":
-        _check_model(bundle, manifest.runtime.file)
+    for part in parts(bundle):
+        check_runtime(part.manifest)
+        if part.manifest.runtime.name == "onnxruntime":
+            _check_model(part, part.manifest.runtime.file)
 
 
 def check_runtime(manifest: Manifest) -> None:

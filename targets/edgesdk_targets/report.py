@@ -98,6 +98,16 @@ def schema() -> dict[str, Any]:
     return loaded
 
 
+def check_place(path: Path) -> None:
+    """Raise BundleError where no file can be written, before hours go into what was to be written there."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise BundleError(f"{path} cannot be written: there is no folder {folder}", "make it, or give another place")
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        why = "it is a folder" if path.is_dir() else f"no files can be made in {folder}"
+        raise BundleError(f"{path} cannot be written: {why}", "give another place, or change its permissions")
+
+
 def write_beside(path: Path, data: bytes) -> None:
     """Write a file beside its place, then rename. Raises BundleError when the disk or the directory refuses."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

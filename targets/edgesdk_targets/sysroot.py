@@ -6,13 +6,15 @@ signatures and the index's digests vouch for what is downloaded; SHA256SUMS, wri
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,7 +28,12 @@ WHEELS = ("numpy", "onnxruntime")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 TOOLS = {"apt-get": "a Debian or Ubuntu system", "dpkg-deb": "a Debian or Ubuntu system"}
 SUMS = "SHA256SUMS"
+UNFINISHED = "making-"
+"""How a folder begins in which a sysroot is made."""
 _APT = """
+Acquire::Retries "2";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
 APT::Architecture "arm64";
 APT::Architectures {{ "arm64"; }};
 APT::Install-Recommends "false";
@@ -53,30 +60,66 @@ def is_made() -> bool:
 
 
 def made(progress: Callable[[str], None]) -> Path:
-    """The sysroot's folder, made now where it is not there or damaged. Raises ToolError for what stands in the way."""
+    """The sysroot's folder, made now where it is not there or damaged. Raises ToolError for what stands in the way.
+
+    One process makes it, others wait for it. What a killed one has left is removed.
+    """
     folder = place()
-    if is_made():
-        progress("checking the arm64 system")
-        if sums(folder) == (folder / SUMS).read_text(encoding="utf-8"):
+    try:
+        if _is_whole(folder, progress):
             return folder
-        progress("the arm64 system is damaged: making it anew")
-    for tool, found_on in TOOLS.items():
-        if shutil.which(tool) is None:
-            raise MissingTool(tool, "is missing: the arm64 system is made of Debian packages", hint=f"use {found_on}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="arm64-", dir=folder.parent) as scratch:
+        for tool, found_on in TOOLS.items():
+            if shutil.which(tool) is None:
+                raise MissingTool(tool, "is missing: the arm64 system is made of Debian packages", hint=f"use {found_on}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent, progress):
+            if not _is_whole(folder, progress):  # else another process was faster
+                if is_made():
+                    progress("the arm64 system is damaged: making it anew")
+                for left in folder.parent.glob(f"{UNFINISHED}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                _make(folder, progress)
+    except OSError as error:
+        raise _refused(error) from error
+    return folder
+
+
+def _is_whole(folder: Path, progress: Callable[[str], None]) -> bool:
+    """Whether a sysroot is there, and all of its files are as they were made."""
+    if not (folder / SUMS).is_file():
+        return False
+    progress("checking the arm64 system")
+    return sums(folder).encode() == (folder / SUMS).read_bytes()
+
+
+def _make(folder: Path, progress: Callable[[str], None]) -> None:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as scratch:
         root = Path(scratch, "root")
         _unpack_packages(Path(scratch, "apt"), root, progress)
         _install_wheels(root, progress)
         root.joinpath(SUMS).write_text(sums(root), encoding="utf-8")
         if folder.exists():
             folder.rename(Path(scratch, "damaged"))
+        root.rename(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Callable[[str], None]) -> Iterator[None]:
+    """While no other process makes a sysroot in this folder. The lock is in a file, as NFS locks no directory."""
+    with folder.with_suffix(".lock").open("wb") as file:
         try:
-            root.rename(folder)
-        except OSError:
-            if not is_made():  # else another process was faster
-                raise
-    return folder
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another process that makes the arm64 system")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _refused(error: OSError) -> ToolError:
+    """A disk that is full, or a folder that cannot be written."""
+    named = "" if error.filename is None else f"{os.fspath(error.filename)!r}: "
+    hint = "190 MB are needed; XDG_CACHE_HOME=/some/folder puts it elsewhere"
+    return ToolError("the arm64 system", f"cannot be kept: {named}{error.strerror or error}", hint=hint)
 
 
 def python(folder: Path) -> Path:
@@ -138,11 +181,12 @@ def _install_wheels(root: Path, progress: Callable[[str], None]) -> None:
     command += ["--only-binary=:all:", "--python-version", release, "--target", str(root / "wheels")]
     for platform in PLATFORMS:
         command += ["--platform", platform]
-    _run([*command, *wanted], dict(os.environ), f"has the package index wheels for Python {release} on aarch64?")
+    hint = f"is the package index reachable, and has it these wheels for Python {release} on aarch64?"
+    _run([*command, *wanted], dict(os.environ), hint, "pip")
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], hint: str) -> None:
+def _run(command: Sequence[str], environment: Mapping[str, str], hint: str, name: str = "") -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment), stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         last = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
-        raise ToolError(Path(command[0]).name, f"ended with {done.returncode}", last, hint)
+        raise ToolError(name or command[0], f"ended with {done.returncode}", last, hint)

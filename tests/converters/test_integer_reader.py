@@ -407,6 +407,25 @@ def test_tables_hold_what_the_runtime_computes(build: Any) -> None:
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(("kind", "bits"), [("Gelu", 13), ("Gelu", 16), ("Sigmoid", 16), ("HardSwish", 14), ("Erf", 15)])
+def test_functions_of_wide_codes_are_straight_lines_within_their_bound(build: Any, kind: str, bits: int, rounding: Any) -> None:
+    nodes = [helper.make_node(kind, ["x"], ["h"], name="f"), helper.make_node("MatMul", ["h", "w"], ["y"], name="m")]
+    weights = {"w": np.eye(64, 2, dtype=np.float32)}
+    model = Model.from_proto(build(nodes, [("x", [1, 64])], [("y", [1, 2])], weights, opset=21), "m")
+    made = quantised(model, bits=bits, rounding=rounding)
+    program = integer_reader.program(made)
+    (op,) = (op for op in program.operations if isinstance(op, ip.Curve))
+    source, rounded = program.tensors[op.source], program.tensors["h"]
+    assert source.bits == bits and 0 < op.error <= 1 / 8 and not program.exact["f"]
+    assert any(f"f: {kind} of {bits} bits by" in note and f"within {op.error:.3f} steps" in note for note in program.notes)
+    feeds = wild(made, 60)
+    known = program.run(program.encode(stacked(feeds)), keep=True)
+    reference = Reference(made, ["h"])
+    apart = np.abs(known["h"] - np.concatenate([reference.run(feed)["h"] for feed in feeds]) / rounded.step)
+    assert apart.max() <= 1 and (apart > 0).mean() <= op.error
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_tables_round_as_the_graph_does(build: Any, rounding: Any) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["s"], name="m"), helper.make_node("Tanh", ["s"], ["y"], name="f")]
     weights = {"w": np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)}
@@ -796,8 +815,9 @@ def _norm(build: Any) -> Model:
     return one(build, "BatchNormalization", [1, 2, 4, 4], [1, 2, 4, 4], weights)
 
 
-def _layer_norm(build: Any) -> Model:
-    return one(build, "LayerNormalization", [1, 4], [1, 4], {"g": np.ones(4, np.float32)})
+def _group_norm(build: Any) -> Model:
+    weights = {"g": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
+    return one(build, "InstanceNormalization", [1, 4, 3, 3], [1, 4, 3, 3], weights)
 
 
 def _gru(build: Any) -> Model:
@@ -851,8 +871,29 @@ def _unrounded_table(build: Any) -> Model:
 
 
 def _wide_table(build: Any) -> Model:
-    nodes = [helper.make_node("Mul", ["r", "r"], ["s"], name="square"), helper.make_node("Sigmoid", ["s"], ["t"], name="sigmoid")]
+    nodes = [helper.make_node("Mul", ["r", "r"], ["s"], name="square"), helper.make_node("Exp", ["s"], ["t"], name="exp")]
     return between(build, nodes, [1, 3], [1, 3])
+
+
+def _wider_curve(build: Any) -> Model:
+    nodes = [helper.make_node("Mul", ["r", "r"], ["s"], name="square"), helper.make_node("Mul", ["s", "s"], ["u"], name="again"),
+             helper.make_node("Sigmoid", ["u"], ["t"], name="sigmoid")]  # fmt: skip
+    return between(build, nodes, [1, 3], [1, 3])
+
+
+def _fine_curve(build: Any, kind: str, step: float, result: float) -> Model:
+    before, held = qdq("x", "r", step, "int16")
+    behind, more = qdq("t", "y", result, "int16")
+    node = helper.make_node(kind, ["r"], ["t"], name=kind.lower())
+    return Model.from_proto(build([*before, node, *behind], [("x", [1, 3])], [("y", [1, 3])], {**held, **more}, opset=21), "m")
+
+
+def _long_curve(build: Any) -> Model:
+    return _fine_curve(build, "Softsign", 2.0**-8, 2.0**-15)
+
+
+def _steep_curve(build: Any) -> Model:
+    return _fine_curve(build, "Gelu", 2.0**-20, 2.0**-30)
 
 
 def _undefined(build: Any) -> Model:
@@ -937,7 +978,7 @@ REFUSED: list[tuple[Callable[[Any], Model], str, str, str]] = [
     (_leaky, "node", "LeakyRelu", "its slope 0.01 has 23 significant bits; allowed: 16"),
     (_clipped, "node", "Clip", "its upper bound 2.5 is no multiple of the step 1 of its input"),
     (_norm, "node", "BatchNormalization", "its statistics are float: they were rounded nowhere"),
-    (_layer_norm, "node", "LayerNormalization", "it divides by a root, for which there is no exact integer form"),
+    (_group_norm, "node", "InstanceNormalization", "there is no exact integer form of this operator"),
     (_gru, "node", "GRU", "its state goes around inside one node"),
     (_lstm, "node", "LSTM", "its state goes around inside one node"),
     (_dynamic, "r/d", "DequantizeLinear", "'x' has the dynamic shape 1xlength; logic has a fixed one"),
@@ -949,7 +990,10 @@ REFUSED: list[tuple[Callable[[Any], Model], str, str, str]] = [
     (_eight_bit_floats, "r/q", "QuantizeLinear", "it rounds to float8_e4m3fn; allowed: integers"),
     (_unrounded, "relu", "Relu", "its input 'x' is float: it was rounded nowhere"),
     (_unrounded_table, "tanh", "Tanh", "its result is rounded nowhere"),
-    (_wide_table, "sigmoid", "Sigmoid", "its input is 15 bits wide; a table takes up to 12"),
+    (_wide_table, "exp", "Exp", "its input is 15 bits wide; a table takes up to 12"),
+    (_wider_curve, "sigmoid", "Sigmoid", "its input is 29 bits wide; a table takes up to 12, straight lines up to 16"),
+    (_long_curve, "softsign", "Softsign", "it takes 32,769 straight lines; allowed: 4,096"),
+    (_steep_curve, "gelu", "Gelu", r"straight lines come within \d+\.\d+ steps of it, allowed: 0.125"),
     (_undefined, "node", "Sqrt", "it is not defined for -128, which its input can be"),
     (_soft_channels, "node", "Softmax", "axis 1 of 3; allowed: the last"),
     (_scaled_gemm, "node", "Gemm", "alpha = 0.5; allowed: 1"),

@@ -230,8 +230,9 @@ def test_a_disk_that_is_full_keeps_what_was_there_before(
 ) -> None:
     disk = mounted("size=100k")
     small = Store(disk / "store", Limits())
-    with pytest.raises(Full, match="of the disk are free"):
+    with pytest.raises(Full, match="of the disk are free") as caught:
         small.announce_bundle(older.manifest.to_bytes())
+    assert "the board's disk" in caught.value.hint
     small.close()
 
 

@@ -38,6 +38,7 @@ VERBS = {
     "measure": "measure older.edge --runs 3",
     "measure judged": "measure judged.edge --runs 3 --data check.npz",
     "estimate": "estimate m.onnx --device jetson-orin-nano --precision fp16",
+    "compare": "compare m.onnx older.edge --devices raspberry-pi-4,ecp5-25k",
     "estimate only": "estimate m.onnx --device jetson-nano",
     "fit": "fit --on local --minutes 0.01",
     "plan": "plan m.onnx --device raspberry-pi-4 --server jetson-orin-nano --link 10mbit,20ms",

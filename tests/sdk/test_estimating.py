@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import edgesdk
-from edgesdk_converters.errors import DeviceError, TargetError
+from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
 from edgesdk_targets import latency_fit, latency_model
 from edgesdk_targets.fpga import constants_file, hls4ml_constants
 from edgesdk_targets.report import Report
@@ -32,6 +32,59 @@ def test_another_runtime_and_fewer_threads_are_another_estimate() -> None:
     assert "ncnn cpu, 4 threads" in four.method and "ncnn cpu, 1 thread," in one.method
     own = latency(edgesdk.estimate(NET, device=PI, threads=1))
     assert "onnxruntime" in own.method and own.value != one.value
+
+
+def test_a_runtime_that_nothing_is_known_of_is_refused_and_the_known_are_named() -> None:
+    with pytest.raises(TargetError, match=r"unknown runtime 'onxruntime'; .*mnn, ncnn, ncnn-vulkan, onnxruntime, .*torchscript"):
+        edgesdk.estimate(NET, device=PI, runtime="onxruntime")
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime-cuda"])
+@pytest.mark.parametrize("device", [PI, "phone-snapdragon-835", "this-machine"])
+def test_what_computes_on_nvidias_gpus_is_estimated_on_no_other(runtime: str, device: str) -> None:
+    with pytest.raises(DeviceError, match=f"{runtime} computes on NVIDIA's GPUs, and {device} has none"):
+        edgesdk.estimate(NET, device=device, runtime=runtime)
+    assert f"{runtime.partition('-')[0]} gpu-" in latency(edgesdk.estimate(NET, device="jetson-nano", runtime=runtime)).method
+
+
+def test_a_runtime_of_both_computes_where_the_device_has_it() -> None:
+    assert "pytorch cpu, 4 threads" in latency(edgesdk.estimate(NET, device=PI, runtime="pytorch")).method
+    assert "pytorch gpu-cuda" in latency(edgesdk.estimate(NET, device="jetson-orin-nano", runtime="pytorch")).method
+
+
+def test_threads_are_those_of_the_runtime_that_is_asked_for() -> None:
+    two = latency(edgesdk.estimate(NET, device="jetson-nano", runtime="ncnn", threads=2))
+    assert "ncnn cpu, 2 threads" in two.method
+    with pytest.raises(TargetError, match="jetson has no threads to choose"):
+        edgesdk.estimate(NET, device="jetson-nano", threads=2)
+    with pytest.raises(TargetError, match="threads is 5; jetson-nano has 4 cores"):
+        edgesdk.estimate(NET, device="jetson-nano", runtime="ncnn", threads=5)
+
+    three = latency(edgesdk.estimate(NET, device=PI, runtime="ncnn", settings={"threads": "3"}))
+    assert "ncnn cpu, 3 threads" in three.method
+
+
+def test_a_phone_takes_no_options_of_targets_and_no_line_of_logic() -> None:
+    with pytest.raises(RecipeError, match="phone-snapdragon-835 has no target, and so no option 'threads'"):
+        edgesdk.estimate(NET, device="phone-snapdragon-835", settings={"threads": "2"})
+    with pytest.raises(TargetError, match="'dense:16-64@8bit' is for fpga"):
+        edgesdk.estimate("dense:16-64@8bit", device="phone-snapdragon-835")
+
+
+def test_integers_in_a_runtime_that_was_not_measured_so_are_extrapolated() -> None:
+    net = latency_model.FOLDER / "networks" / "mobilenet.json"
+    ours, theirs = (latency(edgesdk.estimate(net, device=PI, runtime=r, precision="int8")) for r in ("onnxruntime", "ncnn"))
+    assert ours.extrapolated and "int8 was measured in ncnn, not in onnxruntime" in ours.method
+    assert not theirs.extrapolated and "not in" not in theirs.method
+    own = latency(edgesdk.estimate(net, device=PI, precision="int8"))
+    assert (own.value, own.interval) == (ours.value, ours.interval)
+
+
+def test_memory_of_another_runtime_is_marked() -> None:
+    for runtime, marked in (("ncnn", True), ("onnxruntime", False)):
+        memory = edgesdk.estimate(NET, device=PI, runtime=runtime).find("peak_memory_bytes")
+        assert memory is not None and memory.extrapolated is marked
+        assert ("the memory of ncnn was not measured" in memory.method) is marked
 
 
 def test_a_phone_is_estimated_though_nothing_can_be_exported_to_it() -> None:

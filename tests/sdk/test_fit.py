@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import edgesdk
-from edgesdk import fit_here, fit_logic, fit_table, probe_networks
+from edgesdk import fit_here, fit_logic, fit_reports, fit_table, probe_networks
 from edgesdk.estimating import estimate
 from edgesdk.fit_here import timed
 from edgesdk.fitting import Fit, fit
@@ -29,6 +29,7 @@ from edgesdk_targets.fpga.hls4ml_fit import FEWEST
 from edgesdk_targets.latency_fit import fitted_from_json
 from edgesdk_targets.latency_model import Setting, predict, published_facts
 from edgesdk_targets.report import Report
+from edgesdk_targets.runner import silent
 
 from ..targets.fpga.test_vendor_reports import COSIM, CSYNTH, UTILISATION, write
 from .conftest import run_here
@@ -61,7 +62,7 @@ def reports(nets: dict[str, Model], tmp_path: Path) -> Callable[..., list[str]]:
             rows = (figure, counted("artifact_bytes", total(layers(model)).weight_bytes + 900, "size of model.onnx"))
             machine = {
                 "cpu": "Cortex-A72", "architecture": "aarch64", "is_device": True, "noisy": False,
-                "runtime": "onnxruntime 1.32.0, CPUExecutionProvider",
+                "runtime": "onnxruntime 1.32.0, CPUExecutionProvider", "threads": 4, "precision": "fp32",
             }  # fmt: skip
             made = replace(Report(name, "raspberry-pi", PI, "0" * 64, rows, machine=machine), **changes)
             made.save(tmp_path / f"{name}.json")
@@ -108,7 +109,7 @@ def test_what_it_says_names_records_changes_errors_the_file_and_the_command(
     command = " ".join(lines[lines.index(f"wrote {PI}.fit.json") + 1 :]).replace("   ", " ").replace("  ", " ")
     assert command == f"edgesdk estimate MODEL --device {PI} --runtime onnxruntime --fit {PI}.fit.json --threads 4"
     used = run_here(command.removeprefix("edgesdk ").replace("MODEL", f"'{NETS[0]}.onnx'"), tmp_path)
-    assert used.code == 0 and "as in this fit" in " ".join(used.out.split())
+    assert used.code == 0 and "the networks fitted to, each left out" in " ".join(used.out.split())
     data = json.loads(run_here(["fit", *sources, "--json"], tmp_path).out)
     assert data["records"] == 4 and len(data["checked"]) == 4 and data["file"] == f"{PI}.fit.json"
 
@@ -118,6 +119,19 @@ def test_one_report_says_little_and_is_told_so(reports: Callable[..., list[str]]
     assert found.records == 1 and found.checked[0].left_out is None
     assert found.notes == ("1 record: from 3 on a fit is surer than the estimate as it was",)
     assert "not known with each left out" in " ".join(fit_table.shown(found).split())
+    assert fit_table.shown(found).startswith("fitted to 1 record: ")
+    assert fitted_from_json(json.loads(found.path.read_text())).whence == "fitted"
+
+
+def test_two_reports_that_disagree_widen_the_interval(reports: Callable[..., list[str]], tmp_path: Path) -> None:
+    sources = reports(NETS[:2])
+    even = fitted_from_json(json.loads(fit(sources, out=tmp_path / "f.json").path.read_text()))
+    path = tmp_path / f"{NETS[0]}.json"
+    odd = Report.from_json(json.loads(path.read_text()))
+    rows = tuple(replace(row, value=8 * row.value) if row.name == "latency_ms" else row for row in odd.rows)  # type: ignore[operator]
+    replace(odd, rows=rows).save(path)
+    uneven = fitted_from_json(json.loads(fit(sources, out=tmp_path / "f.json").path.read_text()))
+    assert uneven.whence == "fitted few" and uneven.low > 1.5 * even.low
 
 
 def test_a_noisy_report_is_told(reports: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -127,14 +141,109 @@ def test_a_noisy_report_is_told(reports: Callable[..., list[str]], tmp_path: Pat
     assert [note for note in fit(sources, out=tmp_path / "f.json").notes if f"{NETS[2]}.json" in note]
 
 
-def test_threads_and_precision_are_those_that_were_measured(reports: Callable[..., list[str]], tmp_path: Path) -> None:
+def retold(source: str, **machine: Any) -> None:
+    """Change what a report says of its run; None: it does not say it."""
+    path = Path(source.rpartition("=")[2])
+    found = Report.from_json(json.loads(path.read_text()))
+    kept = {name: value for name, value in {**found.machine, **machine}.items() if value is not None}
+    replace(found, machine=kept).save(path)
+
+
+def test_threads_and_precision_are_those_that_the_reports_say(reports: Callable[..., list[str]], tmp_path: Path) -> None:
     sources = reports()
-    four, one = (fit(sources, threads=threads, out=tmp_path / "f.json") for threads in (4, 1))
+    four = fit(sources, out=tmp_path / "f.json")
+    assert not any("taken for granted" in note for note in four.notes)
+    for source in sources:
+        retold(source, threads=1)
+    one = fit(sources, out=tmp_path / "f.json")
+    assert one.changes[0][1] < 0.7 * four.changes[0][1]
+    assert "1 thread, fp32" in one.about and "--threads 1" in one.command and "--precision" not in one.command
+    known = fitted_from_json(json.loads(one.path.read_text()))
+    assert (known.threads, known.precisions) == ((1,), ("fp32",)) and {"conv", "dwconv", "fc"} <= set(known.operators)
+    for source in sources:
+        retold(source, precision="int8", threads=2)
+    integers = fit(sources, out=tmp_path / "f.json")
+    assert integers.about.endswith("2 threads, int8") and integers.command.endswith("--threads 2 --precision int8")
+    retold(sources[0], threads=4)
+    mixed = fitted_from_json(json.loads(fit(sources, out=tmp_path / "f.json").path.read_text()))
+    assert (mixed.threads, mixed.precisions) == ((2, 4), ("int8",))
+
+
+def test_older_reports_do_not_say_it_and_are_still_read(reports: Callable[..., list[str]], tmp_path: Path) -> None:
+    sources = reports()
+    for source in sources:
+        retold(source, threads=None, precision=None)
+    four, one = (fit(sources, threads=threads, out=tmp_path / "f.json") for threads in (None, 1))
     assert one.changes[0][1] < 0.7 * four.changes[0][1]
     assert "1 thread," in one.about
-    assert fit(sources, precision="int8", out=tmp_path / "f.json").about.endswith("int8")
-    with pytest.raises(DeviceError, match="has 4 cores"):
+    (told,) = (note for note in four.notes if "taken for granted" in note)
+    assert "how many threads ran; 4 are" in told and "fp32" in told and all(f"{name}.json" in told for name in NETS)
+    (told,) = (note for note in one.notes if "taken for granted" in note)
+    assert "threads" not in told.partition(":")[2]
+    both = fit(sources, threads=4, precision="int8", out=tmp_path / "f.json")
+    assert both.about.endswith("int8") and not any("taken for granted" in note for note in both.notes)
+    with pytest.raises(DeviceError, match="threads is 5; Raspberry Pi 4B has 4 cores"):
         fit(sources, threads=5)
+
+
+@pytest.mark.parametrize(
+    ("machine", "options", "said"),
+    [
+        ({}, {"threads": 2}, "dense 640.json was measured with threads 4, and --threads says 2"),
+        ({}, {"precision": "int8"}, "residual 16 at 32.json was measured with precision fp32, and --precision says int8"),
+        ({"precision": "w8"}, {}, "is of w8, of which nothing is estimated; allowed: fp32, fp16, int8"),
+        ({"threads": 8}, {}, "threads is 8; Raspberry Pi 4B has 4 cores"),
+        ({"threads": "4"}, {}, "threads is 4; Raspberry"),
+        ({"threads": 0}, {}, "threads is 0"),
+        ({"precision": ["fp32"]}, {}, "nothing is estimated"),
+    ],
+)
+def test_what_reports_and_options_say_must_agree(
+    reports: Callable[..., list[str]], tmp_path: Path, machine: dict[str, Any], options: dict[str, Any], said: str
+) -> None:
+    sources = reports()
+    for source in sources:
+        retold(source, **machine)
+    if "dense" in said:
+        for source in sources[:2]:
+            retold(source, threads=None)
+    with pytest.raises(DeviceError, match=said):
+        fit(sources, out=tmp_path / "new.json", **options)
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_a_fit_is_less_sure_of_what_it_was_not_fitted_to(reports: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Other threads and other kinds of layers widen and are told; integers are other arithmetic, and refused."""
+    sources = reports()
+    path = fit(sources, out=tmp_path / "f.json").path
+
+    def latency(model: str | Path, **options: Any) -> Any:
+        found = estimate(model, device=PI, runtime="onnxruntime", fit=path, **options).find("latency_ms")
+        assert found is not None and found.value is not None and found.interval is not None
+        return found
+
+    net = tmp_path / f"{NETS[1]}.onnx"
+    same, fewer = latency(net, threads=4), latency(net, threads=2)
+    assert "fitted on 4 threads, not on 2" in fewer.method and fewer.extrapolated
+    assert "fitted on" not in same.method and "then to 4 measurements of your own" in same.method
+    assert math.log(fewer.interval.high / fewer.value) > 1.2 * math.log(same.interval.high / same.value)
+    assert latency(net).value == same.value  # all cores
+    with pytest.raises(DeviceError, match="the fit is of fp32, not of int8"):
+        latency(net, precision="int8")
+    assert "fitted in fp32, not in fp16" in latency(net, precision="fp16").method
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name not in ("threads", "precisions")}
+    path.write_text(json.dumps(older))
+    assert "an older edgesdk" in latency(net, threads=4).method and latency(net, threads=4).extrapolated
+
+
+def test_a_report_that_measure_wrote_needs_no_options(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_cnn.onnx"
+    edgesdk.export(path, device="this-machine", out=tmp_path / "net.edge")
+    assert run_here("measure net.edge --runs 5 --threads 2 --out net.json", tmp_path).code == 0
+    (read,) = fit_reports.of_reports(
+        [f"{path}={tmp_path / 'net.json'}"], fit_reports.device_of([f"x={tmp_path / 'net.json'}"])[1], None, None, silent
+    )
+    assert read.record.setting == Setting("onnxruntime", "cpu", 2, "fp32") and not read.unsaid
 
 
 def test_few_errors_of_ones_own_never_narrow_the_interval_and_large_ones_widen_it(

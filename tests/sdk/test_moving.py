@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
+from edgesdk import moving
 from edgesdk.moving import LONGEST_RETRY_S, TRY_AFTER, UP_AFTER, Mover
 
 SIZES = {1: 1_000, 2: 2_000, 4: 4_000, 8: 8_000}
@@ -198,3 +200,152 @@ def test_a_ping_that_waited_behind_a_payload_moves_nothing() -> None:
         link.mover.ping(60)  # 20 ms without the payload before it
         assert link.run(1, lambda _: 400) == [2]
     assert len(link.mover.moves) == before
+
+
+# Policies: the time of the tail here plays a part
+
+
+class Chosen(Simulated):
+    """The same with a tail here that takes `here_ms`, and a policy; each request and what it took are kept."""
+
+    def __init__(self, allowed_ms: float, here_ms: float, prefer: moving.Prefer, **link: float) -> None:
+        super().__init__(allowed_ms, **link)
+        self.mover = Mover(SIZES, allowed_ms, lambda: self.now, prefer=prefer)
+        self.mover.ping(RTT_MS)
+        self.here_ms = here_ms
+        self.mover.took_here(here_ms)
+
+    def run(self, requests: int, kbit_per_s: Callable[[int], float]) -> list[int]:
+        points: list[int] = []
+        for number in range(requests):
+            points += super().run(1, lambda _, number=number: kbit_per_s(number))  # type: ignore[misc]
+            if points[-1] == 0:
+                self.mover.took_here(self.here_ms * (1 + self.noise * float(self.rng.standard_normal())))
+        return points
+
+
+def test_accuracy_takes_the_tail_here_rather_than_fewer_channels_where_it_is_in_time() -> None:
+    link = Chosen(100, 50, "accuracy")
+    points = link.run(200, lambda _: 400)  # all channels 180 ms, four 100, two 60; here 50 with all of them
+    assert points[-1] == 0 and 2 not in points[-100:] and "50 ms here" in link.mover.moves[-1].why
+    assert set(link.run(200, lambda _: 10_000)[-50:]) == {8}  # 26 ms with all channels: as accurate, and faster
+    moves = [(move.before, move.after) for move in link.mover.moves]
+    assert moves == [(8, 0), (0, 8)], moves
+
+
+def test_accuracy_takes_fewer_channels_rather_than_a_tail_here_that_is_too_late() -> None:
+    link = Chosen(100, 95, "accuracy")
+    points = link.run(300, lambda _: 400)
+    assert points[-1] == 2 and 0 not in points
+
+
+def test_of_ways_as_accurate_the_faster_is_taken() -> None:
+    slower, faster = Chosen(100, 40, "accuracy"), Chosen(100, 15, "accuracy")
+    assert set(slower.run(300, lambda _: 10_000)) == {8} and slower.mover.moves == []  # 26 ms there
+    points = faster.run(300, lambda _: 10_000)
+    assert points[: moving.LEAVE_AFTER] == [8] * moving.LEAVE_AFTER and set(points[moving.LEAVE_AFTER :]) == {0}
+    assert [(move.before, move.after) for move in faster.mover.moves] == [(8, 0)]
+
+
+def test_where_nothing_is_in_time_the_least_time_is_taken() -> None:
+    link = Chosen(100, 400, "accuracy")
+    link.mover.allowed_ms = 100
+    points = link.run(300, lambda _: 90)  # 20 + 89 ms with the least, 400 here; the deadline of the simulation is 120
+    assert points[-1] == 1 and points.count(0) <= 2, points[-40:]
+    quick = Chosen(100, 105, "accuracy")
+    points = quick.run(300, lambda _: 60)  # 153 ms with the least is over the deadline, 105 here
+    assert points[-1] == 0 and quick.late <= 12
+
+
+def test_speed_takes_the_fastest_whatever_is_more_accurate() -> None:
+    link = Chosen(100, 35, "speed")
+    points = link.run(400, lambda _: 2_000)  # 24 ms with one, 28 with two, 36 with four, 52 with all; 35 here
+    assert points[-1] == 1 and link.mover.moves[-1].after == 1
+    assert link.run(400, lambda _: 100_000)[-1] == 8  # 20.1 to 20.6 ms: as fast with all of them
+    assert link.run(400, lambda _: 300)[-1] == 0  # 47 ms with one
+    assert link.run(4_000, lambda _: 100_000)[-1] == 8
+
+
+def test_speed_without_a_tail_here_has_the_points_alone() -> None:
+    mover = Mover(SIZES, 100, lambda: 0.0, local=False, prefer="speed")
+    mover.ping(RTT_MS)
+    mover.took_here(1.0)
+    for _ in range(200):
+        point = mover.next_point()
+        mover.took(point, RTT_MS + 8 * SIZES[point] / 2_000)
+    assert mover.point == 1
+
+
+def test_remote_leaves_the_server_only_where_no_point_is_in_time() -> None:
+    link = Chosen(100, 1, "remote")
+    assert set(link.run(300, lambda _: 10_000)) == {8} and link.mover.moves == []
+    assert link.run(300, lambda _: 400)[-1] == 2
+    assert link.run(300, lambda _: 20)[-1] == 0
+
+
+def test_until_the_time_here_is_known_it_is_taken_only_where_no_point_is_in_time() -> None:
+    policies: tuple[moving.Prefer, ...] = ("accuracy", "speed", "remote")
+    for prefer in policies[::2]:
+        link = Simulated(100)
+        link.mover.prefer = prefer
+        points = link.run(200, lambda _: 400)
+        assert points[-1] == 2 and 0 not in points
+        assert link.run(200, lambda _: 20)[-1] == 0
+
+
+def test_no_policy_goes_to_and_fro_where_two_ways_are_about_as_good() -> None:
+    """Times here and there within a fifth of each other, and noise: at most a few moves in 3,000 requests."""
+    for prefer in ("accuracy", "speed"):
+        for seed, here_ms in enumerate((18.0, 22.0, 26.0, 30.0, 36.0, 44.0, 52.0, 60.0)):
+            for rate in (400, 1_000, 2_000, 10_000):
+                link = Chosen(100, here_ms, prefer, noise=0.05)
+                link.rng = np.random.default_rng(seed)
+                link.run(3_000, lambda _, rate=rate: rate)  # type: ignore[misc]
+                assert len(link.mover.moves) <= 8, (prefer, here_ms, rate, [m.to_json() for m in link.mover.moves])
+
+
+def test_a_server_whose_empty_answer_is_slower_than_the_tail_here_is_not_tried() -> None:
+    for prefer in ("accuracy", "speed"):
+        link = Chosen(100, 10, prefer)
+        link.run(50, lambda _: 10_000)
+        assert set(link.run(4_000, lambda _: 10_000)) == {0}, prefer  # 200 seconds
+        link.here_ms = 60.0  # the device has got slow; the server is 26 ms away
+        assert link.run(1_000, lambda _: 10_000)[-1] == {"accuracy": 8, "speed": 2}[prefer]
+
+
+def test_the_tail_here_is_timed_in_quiet_only_where_a_request_would_still_be_in_time() -> None:
+    mover = Mover(SIZES, 100, lambda: 0.0)
+    assert not mover.may_time_here
+    mover.took_here(50)
+    assert mover.may_time_here
+    for _ in range(20):
+        mover.took_here(80)
+    assert not mover.may_time_here
+
+
+def test_what_is_known_of_each_way_is_told() -> None:
+    link = Chosen(100, 30, "accuracy", work_ms=0)
+    link.run(100, lambda _: 1_000)  # 20 + 8 ms a thousand bytes: 84 ms with all of them
+    told = link.mover.estimates()
+    assert told["prefer"] == "accuracy" and told["here_ms"] == 30 and told["round_trip_ms"] == RTT_MS
+    assert told["bits_per_s"] == pytest.approx(1e6, rel=0.05)
+    assert told["there_ms"]["8"] == pytest.approx(84, rel=0.02) and told["there_ms"]["1"] == pytest.approx(28, rel=0.05)
+
+
+def test_points_that_change_while_all_channels_are_tried_are_no_error() -> None:
+    """From here, a try with all channels is due; then the server has fewer points."""
+    now = 0.0
+    mover = Mover(SIZES, 100, lambda: now)
+    mover.took_here(30)
+    mover.ping(5)
+    mover.lost("gone")
+    mover.back(SIZES)
+    now = 5.0
+    assert mover.next_point() == 1
+    mover.took(1, 8)
+    assert mover.point == 0
+    mover.back([1])
+    now = 50.0
+    assert mover.next_point() == 1
+    mover.took(1, 8)
+    assert mover.point == 1  # all that the server has

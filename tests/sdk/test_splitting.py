@@ -141,8 +141,6 @@ def test_what_does_not_go_is_said(data: dict[str, Any]) -> None:
     net = NETS / "fashion_cnn.onnx"
     with pytest.raises(RecipeError, match="--payload-bits without --split"):
         prepare(net, device=PI, payload_bits=4, **data)
-    with pytest.raises(RecipeError, match="--precision auto with --split"):
-        prepare(net, device=PI, split="auto", precision="auto", max_drop=1.0, **data)
     with pytest.raises(ModelError, match="9 bits a value; allowed: 2 to 8, or 32"):
         prepare(net, device=PI, split="auto", payload_bits=9, **data)
     with pytest.raises(ModelError, match="nothing_of_that_name"):
@@ -236,3 +234,35 @@ def test_a_network_without_a_single_cut_says_how_to_cut_it(forked: Any) -> None:
 def test_what_would_be_passed_over_in_silence_is_refused(given: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         prepare(NETS / "fashion_mobilenet.onnx", device=PI, **given)
+
+
+@pytest.mark.parametrize("split", ["", " "])
+def test_an_empty_name_is_not_taken_for_auto(split: str) -> None:
+    """As from a shell variable that is not set."""
+    for more in ({}, {"bottleneck": 2}):
+        with pytest.raises(RecipeError, match="--split names no tensor"):
+            prepare(NETS / "fashion_cnn.onnx", device=PI, split=split, **more)  # type: ignore[arg-type]
+
+
+def test_what_is_missing_is_the_provider_and_the_device_that_are_not_here() -> None:
+    made = prepare(NETS / "fashion_cnn.onnx", device=PI, split="auto", server="jetson-agx-orin")
+    missing = [row for row in made.report.rows if row.segment == "device"]
+    assert missing and all(
+        row.where == "jetson-agx-orin" and "TensorrtExecutionProvider is not here" in row.method for row in missing
+    )
+    assert "not yet on TensorrtExecutionProvider" in made.report.contract.text
+
+
+def test_a_broken_contract_says_what_the_cut_can_do_about_it(data: dict[str, Any]) -> None:
+    with pytest.raises(ContractBroken) as caught:
+        prepare(NETS / "fashion_resnet.onnx", device=PI, split="auto", payload_bits=2, max_drop=5.0, **data)
+    assert caught.value.hint == "give more --payload-bits; or a larger --max-drop"
+    with pytest.raises(ContractBroken) as caught:
+        prepare(NETS / "fashion_resnet.onnx", device=PI, precision="fp16", split="auto", payload_bits=2, max_drop=5.0, **data)
+    assert caught.value.hint == "give more --payload-bits; or take a higher precision, or a larger --max-drop"
+
+
+def test_a_tail_on_a_target_without_float_is_refused() -> None:
+    with pytest.raises(RecipeError, match="target fpga has fixed alone, and a tail begins in float") as caught:
+        prepare(NETS / "fashion_cnn.onnx", device=PI, split="auto", tail_target="fpga")
+    assert "--tail-target server" in caught.value.hint

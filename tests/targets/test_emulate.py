@@ -8,6 +8,8 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -208,6 +210,115 @@ def test_a_qemu_without_plugins_is_said(small_bundle: Bundle, tmp_path: Path, mo
     assert "--enable-plugins" in caught.value.hint and not emulate.is_ready(device.profile("raspberry-pi-4"))
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (b"\x7fELF of another machine", "cannot be run: Exec format error"),
+        (b"#!/nowhere/sh\n", "cannot be run: No such file or directory"),
+        (b"#!/bin/sh\necho hello\n", "does not tell its version: hello"),
+        (b"#!/bin/sh\nprintf '\\377 version 7.2'\n", "takes no plugins"),
+    ],
+)
+def test_what_is_no_qemu_is_said_and_is_not_ready(
+    program: bytes, told: str, small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended(program, tmp_path, monkeypatch)
+    (tmp_path / "bin/cc").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    profile = device.profile("raspberry-pi-4")
+    assert told in emulate.obstacle(profile) and not emulate.is_ready(profile)
+    with pytest.raises(ToolError, match=f"qemu-aarch64: .*{told}"):
+        emulate.count(small_bundle, profile)
+
+
+@pytest.mark.parametrize(
+    ("version", "does", "told"),
+    [
+        ("9.2", "echo 'plugin requires API version 4, this is 5' >&2; exit 1", "ended with 1: plugin requires API version 4"),
+        ("5.2", "echo \"unable to find CPU model '$2'\" >&2; exit 1", "unable to find CPU model 'cortex-a72'"),
+        ("8.2", """printf '{"progress": "loading"}\\n{"coun'; kill -9 $$""", "ended with SIGKILL"),
+        ("8.2", """echo '{"counted": 3, "facts": "", "comparison": null}'""", "0 windows were counted, 6 were run"),
+    ],
+)
+def test_another_qemu_is_one_error_that_says_which_one_was_tried(
+    version: str, does: str, told: str, small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = f"case $1 in --version) echo version {version};; --help) echo -plugin;; *) {does};; esac"
+    pretended(f"#!/bin/sh\n{answers}\n".encode(), tmp_path, monkeypatch)
+    monkeypatch.setattr(emulate, "_fixed_addresses", list)
+    with pytest.raises(ToolError) as caught:
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+    assert told in caught.value.message and caught.value.hint == f"tried was QEMU 7.2; this is {version}"
+
+
+def pretended(qemu: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program by the name of QEMU, and a cache of its own that has this machine's arm64 system."""
+    place, whole = sysroot.place(), sysroot.made(silent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    sysroot.place().parent.mkdir(parents=True)
+    sysroot.place().symlink_to(whole)
+    assert sysroot.place().name == place.name
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / emulate.QEMU).write_bytes(qemu)
+    (programs / emulate.QEMU).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+
+def test_a_compiler_that_fails_leaves_nothing_and_the_next_one_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.environ["PATH"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    broken = tmp_path / "cc"
+    for does, told in (("echo 'cc1: no such file' >&2; exit 1", ": cc1: no such file"), ("exit 0", "")):
+        broken.write_text(f"#!/bin/sh\n{does}\n")
+        broken.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
+        with pytest.raises(ToolError, match=f"cc: cannot compile the counting plugin{told}$") as caught:
+            emulate._plugin("7.2")
+        assert "gcc" in caught.value.hint and list((tmp_path / "cache/edgesdk/emulator").iterdir()) == []
+    monkeypatch.setenv("PATH", path)
+    assert emulate._plugin("7.2").is_file()
+
+
+def test_a_damaged_plugin_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built = emulate._plugin("7.2")
+    whole = built.read_bytes()
+    built.write_bytes(whole[:1000])
+    again = emulate._plugin("7.2")
+    assert again.read_bytes() == whole and list(built.parent.iterdir()) == [again]
+    assert counted_by_plugin([NOP], tmp_path)["branch"] == MARKER_COST["branch"] + 1
+
+
+def test_damaged_bytecode_is_an_error_once(small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, bytecode = emulate._environment(sysroot.made(silent)), tmp_path / "bytecode"
+    monkeypatch.setattr(emulate, "_environment", lambda system: environment | {"PYTHONPYCACHEPREFIX": str(bytecode)})
+    shutil.copytree(environment["PYTHONPYCACHEPREFIX"], bytecode)
+    (compiled,) = bytecode.rglob("argparse.*.pyc")
+    compiled.write_bytes(compiled.read_bytes()[:100])
+    with pytest.raises(ToolError, match="marshal data too short"):
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+    assert not bytecode.exists(), "what the next run compiles is whole"
+
+
+def test_a_full_disk_is_one_error(small_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysroot.made(silent)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ToolError, match=r"the emulator: cannot write: .*nowhere") as caught:
+        emulate.count(small_bundle, device.profile("raspberry-pi-4"))
+    assert "TMPDIR" in caught.value.hint
+
+
+def test_what_stands_in_the_way_of_a_count_is_told_without_setting_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = device.profile("raspberry-pi-4")
+    assert "emulated are: Cortex-A53" in emulate.obstacle(device.profile("jetson-orin-nano"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert emulate.obstacle(profile) == "the emulator's arm64 system is not made yet (--on emulator makes it)"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert emulate.obstacle(profile) == "the emulator needs qemu-aarch64 (sudo apt-get install qemu-user)"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_guest_that_crashes_is_one_error(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulate, "_environment", lambda system: {"PATH": os.defpath, "PYTHONHOME": "/nowhere"})
     with pytest.raises(ToolError, match=r"qemu-aarch64: the emulated program ended with 1: .*no Python frame"):
@@ -267,7 +378,7 @@ def test_a_sysroot_is_made_once(light: list[str]) -> None:
     assert f"onnxruntime-{ort.__version__}" in folder.name
 
 
-@pytest.mark.parametrize("harm", ["changed", "removed", "added", "relinked"])
+@pytest.mark.parametrize("harm", ["changed", "removed", "added", "relinked", "sums"])
 def test_a_damaged_sysroot_is_made_anew(light: list[str], harm: str) -> None:
     folder = sysroot.made(silent)
     binary, link = folder / "usr/bin/python3.11", folder / "usr/bin/python3"
@@ -277,6 +388,8 @@ def test_a_damaged_sysroot_is_made_anew(light: list[str], harm: str) -> None:
         binary.unlink()
     elif harm == "added":
         folder.joinpath("usr/more").touch()
+    elif harm == "sums":
+        folder.joinpath(sysroot.SUMS).write_bytes(b"\xff\xfe no text")
     else:
         link.unlink()
         link.symlink_to("/etc/passwd")
@@ -294,6 +407,66 @@ def test_a_stopped_making_leaves_nothing(light: list[str], monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         sysroot.made(silent)
     assert not sysroot.is_made() and list(sysroot.place().parent.iterdir()) == []
+
+
+def test_what_a_killed_making_left_is_removed_by_the_next(light: list[str]) -> None:
+    home = sysroot.place().parent
+    home.joinpath("making-dead/root/usr").mkdir(parents=True)
+    home.joinpath("arm64-numpy-1-onnxruntime-1").mkdir()
+    folder = sysroot.made(silent)
+    assert {path.name for path in home.iterdir()} == {folder.name, "arm64-numpy-1-onnxruntime-1"}
+
+
+def test_two_that_need_it_at_once_make_one(light: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, waits, told = threading.Event(), threading.Event(), list[str]()
+    unpack = sysroot._unpack_packages
+
+    def slow(scratch: Path, root: Path, progress: Callable[[str], None]) -> None:
+        inside.set()
+        assert waits.wait(30), "the second did not wait"
+        unpack(scratch, root, progress)
+
+    def second(message: str) -> None:
+        told.append(message)
+        if "another process" in message:
+            waits.set()
+
+    monkeypatch.setattr(sysroot, "_unpack_packages", slow)
+    first = threading.Thread(target=sysroot.made, args=(silent,))
+    first.start()
+    assert inside.wait(30)
+    assert sysroot.made(second) == sysroot.place()
+    first.join()
+    assert light == ["packages", "wheels"] and "waiting for another process that makes the arm64 system" in told
+
+
+def test_a_cache_that_cannot_be_written_is_one_error(light: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(ToolError, match=r"the arm64 system: cannot be kept: .*/cache/.*: Not a directory") as caught:
+        sysroot.made(silent)
+    assert "XDG_CACHE_HOME" in caught.value.hint and light == []
+
+
+def test_without_a_network_both_downloads_say_so_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = "http://127.0.0.1:9"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, value in {"PIP_INDEX_URL": closed, "PIP_RETRIES": "0", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, closed)
+    with pytest.raises(ToolError, match="apt-get: ended with 100") as caught:
+        sysroot.made(silent)
+    assert "mirrors reachable" in caught.value.hint
+
+    def unpack(scratch: Path, root: Path, progress: Callable[[str], None]) -> None:
+        root.joinpath("usr/bin").mkdir(parents=True)
+        root.joinpath("usr/bin/python3.11").touch()
+
+    monkeypatch.setattr(sysroot, "_unpack_packages", unpack)
+    with pytest.raises(ToolError, match=r"pip: ended with 1: .*numpy==") as caught:
+        sysroot.made(silent)
+    assert "index reachable" in caught.value.hint
+    assert list((tmp_path / "cache/edgesdk/sysroots").iterdir()) == []
 
 
 def test_without_apt_the_error_says_what_is_needed(light: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

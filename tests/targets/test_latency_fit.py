@@ -216,6 +216,7 @@ def test_a_fit_survives_its_file_and_a_wrong_file_is_refused() -> None:
     data = json.loads(json.dumps(fitted_to_json(found)))
     assert data["format"] == "edgesdk-latency-fit/1"
     assert fitted_from_json(data) == found
+    assert data["threads"] == [4] and data["precisions"] == ["fp32"] and "conv" in data["operators"]
     for wrong in (
         [],
         {},
@@ -224,6 +225,8 @@ def test_a_fit_survives_its_file_and_a_wrong_file_is_refused() -> None:
         data | {"scale": math.inf},
         data | {"more": 1},
         data | {"records": "3"},
+        data | {"whence": "a dream"},
+        data | {"threads": ["4"]},
     ):
         with pytest.raises(DeviceError):
             fitted_from_json(wrong)

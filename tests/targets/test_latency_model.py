@@ -18,6 +18,7 @@ from edgesdk_targets.latency_model import (
     CACHE_ELEMENTS,
     COUNTS,
     PUBLISHED,
+    UNSURE,
     Cluster,
     Constants,
     DeviceFacts,
@@ -28,6 +29,7 @@ from edgesdk_targets.latency_model import (
     counts,
     factors,
     nominal,
+    operators,
     predict,
     published_devices,
     published_facts,
@@ -209,7 +211,7 @@ def test_sizes_far_from_the_measured_are_widened() -> None:
 
 def test_a_fit_of_ones_own_scales_all_or_groups_of_costs() -> None:
     one = predict([pointwise()], BOARD, Setting(threads=1), known=NOTHING)
-    twice = Fitted("board", "ncnn", "cpu", math.log(2), {}, 0.1, 0.2, 3)
+    twice = Fitted("board", "ncnn", "cpu", math.log(2), {}, 0.1, 0.2, 3, (1,), ("fp32",), ("conv1x1",))
     found = predict([pointwise()], BOARD, Setting(threads=1), known=NOTHING, fitted=twice)
     assert found.total_ms == pytest.approx(2 * one.total_ms)
     assert math.log(found.high_ms / found.total_ms) == pytest.approx(0.2)
@@ -217,6 +219,37 @@ def test_a_fit_of_ones_own_scales_all_or_groups_of_costs() -> None:
     starts = replace(twice, scale=0.0, groups={"l": math.log(11)})
     more = predict([pointwise()], BOARD, Setting(threads=1), known=NOTHING, fitted=starts)
     assert more.total_ms - one.total_ms == pytest.approx(10 * 5e-4)
+
+
+def test_each_way_beyond_a_fit_widens_by_half_and_is_told() -> None:
+    fit = Fitted("board", "ncnn", "cpu", 0.0, {}, 0.1, 0.2, 3, (1,), ("fp32",), ("conv1x1", "norm", "act"))
+    known = replace(NOTHING, seen={"|cpu": ["conv1x1", "norm"]})
+    strange = Layer("n", "LRN", "norm", in_shapes=((1, 8, 4, 4),), out_shapes=((1, 8, 4, 4),))
+    for setting, more, told in (
+        (Setting(threads=1), [], []),
+        (Setting(threads=2), [], ["fitted on 1 threads, not on 2"]),
+        (Setting(threads=1, precision="fp16"), [], ["fitted in fp32, not in fp16"]),
+        (Setting(threads=1), [strange], ["in none of the networks fitted to: LRN"]),
+        (Setting(threads=2, precision="fp16"), [strange], ["fitted on", "fitted in", "LRN"]),
+    ):
+        found = predict([pointwise(), *more], BOARD, setting, known=known, fitted=fit)
+        assert len(found.strange) == len(told) and all(word in line for word, line in zip(told, found.strange, strict=True))
+        assert math.log(found.high_ms / found.total_ms) == pytest.approx(0.2 * (1 + UNSURE * len(told)))
+        assert found.extrapolated is bool(told)
+    older = predict([pointwise()], BOARD, Setting(threads=1), known=known, fitted=replace(fit, precisions=(), threads=()))
+    assert "an older edgesdk" in older.strange[0]
+
+
+def test_what_a_fit_knows_are_kinds_and_norms_by_name_that_take_time() -> None:
+    shapes = ((1, 8, 4, 4),)
+    layers = [
+        Layer("c", "Conv", "conv1x1", ("x",), ("y",), shapes, shapes, kernel=(1, 1), macs=1000),
+        Layer("b", "BatchNormalization", "norm", ("y",), ("z",), shapes, shapes),
+        Layer("l", "LRN", "norm", ("z",), ("v",), shapes, shapes),
+        Layer("r", "Reshape", "reshape", ("v",), ("w",), shapes, shapes),
+    ]
+    assert operators(layers, counts(layers, "fp32", fuses=True)) == ("LRN", "conv1x1")
+    assert operators(layers, counts(layers, "fp32")) == ("BatchNormalization", "LRN", "conv1x1")
 
 
 def test_cores_are_taken_as_ncnn_does() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from edgesdk_converters.errors import BundleError, DeviceError, EdgeError, MissingExtra
 from edgesdk_converters.model import Model
 from edgesdk_targets import bundle as bundles
+from edgesdk_targets import device
 from edgesdk_targets import measure as measuring
 from edgesdk_targets.bundle import Bundle, Provider, open_bundle
 from edgesdk_targets.measure import Timing, figures, measure, warm_up
@@ -101,6 +103,41 @@ def test_a_report_says_whose_times_it_holds(small_bundle: Bundle) -> None:
     assert not any("not on" in note for note in report.notes)
 
 
+def test_a_report_says_how_it_was_run(
+    small_convnet: Callable[..., Model], bundle_of: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Threads as asked, or as the bundle has them, or as ONNX Runtime has made them; the precision, and the runtime's version."""
+    import onnxruntime as ort
+
+    bundle = bundle_of(small_convnet(), tmp_path / "a.edge")
+    most = device.usable_cores()
+    asked = measure(bundle.path, runs=2, threads=most)
+    assert (asked.machine["threads"], asked.machine["precision"]) == (most, bundle.manifest.precision)
+    assert asked.machine["runtime"] == f"onnxruntime {ort.__version__}, CPUExecutionProvider"
+    latency = asked.find("latency_ms")
+    assert latency is not None and f"{asked.machine['runtime']}, {most} thread" in latency.method
+    made = replace(bundle.manifest, runtime=replace(bundle.manifest.runtime, threads=2), precision="int8", files={}, digest="")
+    own = bundles.write(tmp_path / "b.edge", made, {name: bundle.read(name) for name in bundle.manifest.files})
+    assert (lambda found: (found["threads"], found["precision"]))(measure(own.path, runs=2).machine) == (2, "int8")
+
+
+def test_threads_that_nobody_chose_are_counted(small_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([5, 9])
+    monkeypatch.setattr(measuring, "_own_threads", lambda: next(counts))
+    free = replace(small_bundle.manifest, runtime=replace(small_bundle.manifest.runtime, threads=0), files={}, digest="")
+    files = {name: small_bundle.read(name) for name in small_bundle.manifest.files}
+    bundle = bundles.write(small_bundle.path.with_name("free.edge"), free, files)
+    assert measuring.take(bundle.path, 1, RunOptions()).threads == 5  # four more, and the one that calls
+    monkeypatch.setattr(measuring, "_own_threads", lambda: None)
+    assert measuring.take(bundle.path, 1, RunOptions()).threads is None
+    assert measuring.take(bundle.path, 1, RunOptions(2)).threads == 2
+    monkeypatch.undo()
+    code = "import json, os, sys; from edgesdk_targets import measure, runner; from pathlib import Path\n"
+    code += "print(measure.take(Path(sys.argv[1]), 1, runner.RunOptions()).threads)"
+    done = subprocess.run([sys.executable, "-c", code, str(bundle.path)], capture_output=True, text=True, check=True)
+    assert 1 <= int(done.stdout) <= (os.cpu_count() or 1)
+
+
 def test_times_taken_here_are_never_those_of_the_board(
     tmp_path: Path, small_convnet: Callable[..., Model], bundle_of: Callable[..., Bundle]
 ) -> None:
@@ -113,6 +150,34 @@ def test_times_taken_here_are_never_those_of_the_board(
     here = report.find("latency_ms")
     assert here is not None
     assert "raspberry" not in here.where
+
+
+def test_a_simulators_time_is_no_latency_even_in_a_part(small_bundle: Bundle, tmp_path: Path) -> None:
+    files = {name: small_bundle.read(name) for name in small_bundle.manifest.files}
+    logic = replace(small_bundle.manifest, device="pynq-z2", files={}, digest="")
+    logic = replace(logic, runtime=replace(logic.runtime, name="fpga"))
+    head = bundles.draft(Path("head.edge"), logic, files)
+    whole = bundles.write(tmp_path / "logic.edge", logic, files)
+    split = replace(small_bundle.manifest, files={}, digest="")
+    parted = bundles.write(tmp_path / "split.edge", split, files | bundles.inside(head, "head.edge"))
+    for bundle in (whole, parted):
+        with pytest.raises(DeviceError, match="is logic for pynq-z2: here it is only simulated") as caught:
+            measure(bundle.path, runs=1)
+        assert "edgesdk verify" in caught.value.hint
+
+
+@pytest.mark.parametrize("threads", [-1, device.usable_cores() + 1, 1000])
+def test_more_threads_than_cores_are_refused_before_anything_runs(small_bundle: Bundle, threads: int) -> None:
+    with pytest.raises(DeviceError, match=rf"threads is {threads}; this machine has {device.usable_cores()} core"):
+        measure(small_bundle.path, runs=1, threads=threads)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2"])
+def test_a_model_is_told_from_a_bundle(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BundleError, match=rf"{name} is a model, and bundles are measured") as caught:
+        measure(tmp_path / name)
+    assert "edgesdk export" in caught.value.hint
 
 
 @pytest.mark.parametrize("runs", [0, -1])

@@ -150,3 +150,13 @@ def test_a_report_that_cannot_be_written_is_one_error_and_leaves_the_older(
         assert list(tmp_path.iterdir()) == [place]
     with pytest.raises(BundleError, match="cannot be written: No such file or directory"):
         full.save(tmp_path / "no" / "a.json")
+
+
+def test_a_place_is_judged_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    reports.check_place(tmp_path / "new.json")
+    (tmp_path / "old.json").write_text("x")
+    reports.check_place(tmp_path / "old.json")
+    for place, told in ((tmp_path / "no/r.json", "there is no folder"), (tmp_path, "it is a folder")):
+        with pytest.raises(BundleError, match=told):
+            reports.check_place(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"] and (tmp_path / "old.json").read_text() == "x"

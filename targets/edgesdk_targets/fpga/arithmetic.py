@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgesdk_converters.errors import DoesNotFit
-from edgesdk_converters.integer_program import Integers
+from edgesdk_converters.integer_program import Curve, Integers
 
 from .adder_graph import AdderGraph, solve
 from .adders import CONSTANT, width
@@ -188,7 +188,7 @@ class Arithmetic:
         if signal.low < low:
             signal = self.choose(self._falls_below(signal, low), constant(low), signal, low, max(low, signal.high))
         if signal.high > high:
-            signal = self.choose(self._exceeds(signal, high), constant(high), signal, min(signal.low, high), high)
+            signal = self.choose(self.exceeds(signal, high), constant(high), signal, min(signal.low, high), high)
         return signal
 
     def known_in(self, signal: Signal, low: int, high: int) -> Signal:
@@ -214,7 +214,7 @@ class Arithmetic:
             return self.is_less(signal, constant(low))
         return self.net.put((signal,), CHOICE_DELAY, 0, 1, lambda s: f"{s.name}[{top}] & ~(&{slice_of(s, top - start, start)})")
 
-    def _exceeds(self, signal: Signal, high: int) -> Signal:
+    def exceeds(self, signal: Signal, high: int) -> Signal:
         """signal > high; of a power of two less one, an OR of the bits above."""
         if high >= 0 and high & (high + 1) == 0 and signal.high > high:
             start, top = high.bit_length(), signal.bits - (signal.low < 0)
@@ -223,6 +223,31 @@ class Arithmetic:
                 (signal,), CHOICE_DELAY, 0, 1, lambda s: sign.format(s.name) + f"(|{slice_of(s, top - start, start)})"
             )
         return self.is_less(constant(high), signal)
+
+    def bit(self, signal: Signal, place: int) -> Signal:
+        """One bit of a signal, as 0 or 1."""
+        if signal.is_constant:
+            return constant((signal.low >> place) & 1)
+        return self.net.put((signal,), 0.0, 0, 1, lambda s: slice_of(s, 1, place))
+
+    def curve(self, signal: Signal, op: Curve) -> Signal:
+        """A function by straight lines, as `Curve.of` has it."""
+        is_negative = self.is_less(signal, constant(0))
+        most = max(-signal.low, signal.high)
+        whole = self.choose(is_negative, self.minus(signal), signal, 0, most) if signal.low < 0 else signal
+        cell = self.clipped(self.shifted(whole, -op.shift), 0, len(op.base) - 1)
+        found = self.looked_up(cell, lambda place: int(op.base[place]))
+        if op.shift:
+            slope = self.looked_up(cell, lambda place: int(op.slope[place]))
+            part = self.known_in(whole, 0, min(whole.high, (1 << op.shift) - 1))
+            found = self.total([found, self.product(slope, part)], [1 << op.shift, 1])
+        if op.odd:
+            found = self.choose(is_negative, self.minus(found), found)
+        return self.total([self.clipped(signal, 0, max(signal.high, 0)), found], [op.ramp, 1], op.offset)
+
+    def total(self, signals: Sequence[Signal], factors: Sequence[int], offset: int = 0) -> Signal:
+        """Of signals times constants, and a constant."""
+        return self.sums(np.array([factors], np.int64), np.array([offset], np.int64), signals)[0]
 
     def leaky(self, signal: Signal, slope: int, shift: int) -> Signal:
         """signal * slope below zero, signal << shift from zero on."""

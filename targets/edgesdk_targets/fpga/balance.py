@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from edgesdk_converters.integer_program import Clip, Conv, Dense, IntegerProgram, Leaky, Pool, Round, Table
+from edgesdk_converters.integer_program import Clip, Conv, Curve, Dense, IntegerProgram, LayerNorm, Leaky, Pool, Round, Table
 
 from .folded import Folding, is_depthwise
 from .segments import Alias, Segment, natural_order
@@ -70,6 +70,8 @@ def _channels(program: IntegerProgram, parts: Sequence[Segment | Alias]) -> dict
             found[part.result] = first.weight.shape[0]
         elif isinstance(first, Pool):
             found[part.result] = codes.shape[0]
+        elif isinstance(first, LayerNorm):
+            found[part.result] = codes.shape[-1]
         elif takes_vector(part, program):
             found[part.result] = codes.size
         else:
@@ -113,7 +115,7 @@ def wanted_lanes(name: str, stream: Stream, parts: Sequence[Segment | Alias], fo
 def takes_vector(part: Segment, program: IntegerProgram) -> bool:
     """Whether a segment takes all elements of its sources at once."""
     vectors = all(len(program.tensors[source].shape) <= 1 for source in part.sources)
-    return vectors and not all(isinstance(op, (Round, Clip, Leaky, Table)) for op in part.operations)
+    return vectors and not all(isinstance(op, (Round, Clip, Leaky, Table, Curve)) for op in part.operations)
 
 
 def layer_of(part: Segment) -> Dense | Conv:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
+
 from edgesdk_converters.errors import RecipeError, Unsupported
-from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Integers, Move, Pool
+from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Integers, LayerNorm, Move, Pool
 from edgesdk_firmware import path
 
-from . import folded, pooled, reordered, unrolled, windows
+from . import folded, normalised, pooled, reordered, unrolled, windows
 from .balance import foldings, input_stream, takes_vector, wanted_lanes
 from .folded import Folding
 from .kernel import KernelOptions
@@ -127,7 +129,7 @@ def design(
             layers.append(_layer(stage, ""))
             read = [(len(program.inputs) + len(placed) - 1, stage.result)]
         name = f"stage{len(placed)}_{identifier(part.first.node)}"
-        stage = _stage(name, part, [stream for _, stream in read], program, lanes, pace, kernels)
+        stage = _stage(name, part, [stream for _, stream in read], program, lanes, pace, multipliers, kernels)
         streams[part.result] = len(program.inputs) + len(placed), stage.result
         placed.append(Placed(stage, tuple(net for net, _ in read)))
         reason = "; ".join(dict.fromkeys(reasons[op.result] for op in part.operations if op.result in reasons))
@@ -204,6 +206,9 @@ def _layer(stage: Stage, reason: str) -> Layer:
 def _missing_order(part: Segment, stream: Stream, program: IntegerProgram, lanes: Mapping[str, Folding]) -> Integers | None:
     """The order in which a windowed or folded layer has to get its source, where it does not come so."""
     first = part.first
+    if isinstance(first, LayerNorm):
+        wanted = channels_last(program.tensors[first.source].shape)
+        return None if np.array_equal(stream.order, wanted) else wanted
     if not isinstance(first, (Conv, Pool)) and not (isinstance(first, Dense) and first.result in lanes):
         return None
     try:
@@ -216,13 +221,15 @@ def _missing_order(part: Segment, stream: Stream, program: IntegerProgram, lanes
 
 def _stage(
     name: str, part: Segment, streams: Sequence[Stream], program: IntegerProgram, lanes: Mapping[str, Folding], pace: int,
-    kernels: KernelOptions,
+    multipliers: int, kernels: KernelOptions,
 ) -> Stage:  # fmt: skip
     first = part.first
     if first.result in lanes:
         return folded.folded(name, part, streams[0], program, lanes[first.result], kernels)
     if isinstance(first, Conv):
         return unrolled.convolution(name, part, streams[0], program, kernels)
+    if isinstance(first, LayerNorm):
+        return normalised.normalised(name, part, streams[0], program, pace, multipliers, kernels)
     if isinstance(first, Pool):
         return pooled.pooled(name, part, streams[0], program, pace, kernels)
     if isinstance(first, Move) and len(streams) == 1 and not moves_channels(part, streams[0], program):

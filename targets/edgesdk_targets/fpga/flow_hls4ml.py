@@ -87,7 +87,7 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
     from .hls4ml_estimate import in_bram18, layers_of
 
     program = evidence.program_of(bundle)
-    rows = [evidence.of_onnxruntime(bundle, program, progress)]
+    rows = [evidence.of_onnxruntime(bundle, program, progress), *evidence.distances(program)]
     notes: list[str] = []
     codes = evidence.vectors(program, VECTORS)
     progress(f"running {VECTORS} inferences of hls4ml's C++")

@@ -87,7 +87,7 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
     """Mismatches at every level that can be run here, cycles, what the tools report, and the bitstream where there is one."""
     program = evidence.program_of(bundle)
     made = kept_in(bundle, program)
-    rows: list[Figure] = [evidence.of_onnxruntime(bundle, program, progress)]
+    rows: list[Figure] = [evidence.of_onnxruntime(bundle, program, progress), *evidence.distances(program)]
     notes: list[str] = []
     files: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory(prefix="edgesdk-fpga-") as scratch:

@@ -126,7 +126,8 @@ def _ports(layers: Layers) -> bytes:
 
 
 def divided(program: IntegerProgram, backend: Backend) -> tuple[IntegerProgram, IntegerProgram | None]:
-    """What the device computes, and what the host does behind it: argmax, softmax, and tables where the back end has none.
+    """What the device computes, and what the host does behind it: argmax, softmax, layer normalisation, curves, and tables where
+    the back end has none.
 
     The host gets all that follows them too, unless weights do: then nothing is divided, and the rules refuse.
     """

@@ -14,9 +14,11 @@ from edgesdk_converters.integer_program import (
     ArgMax,
     Clip,
     Conv,
+    Curve,
     Dense,
     IntegerProgram,
     Integers,
+    LayerNorm,
     Leaky,
     Move,
     Pool,
@@ -207,14 +209,16 @@ def _pool(network: Network, op: Pool) -> None:
 
 def on_host(backend: Backend) -> tuple[type, ...]:
     """Operations that a back end does not have to the bit; at a network's end the host does them, on integers."""
-    return (ArgMax, Softmax) if "UnaryLUT" in backend.kinds else (ArgMax, Softmax, Table)
+    without = (ArgMax, Softmax, Curve, LayerNorm)  # hls4ml has layers of these names, with tables and roundings of its own
+    return without if "UnaryLUT" in backend.kinds else (*without, Table)
 
 
-def _on_host(network: Network, op: ArgMax | Softmax) -> None:
+def _on_host(network: Network, op: ArgMax | Softmax | Curve | LayerNorm) -> None:
     raise network.refusal(op, "only the host does it to the bit, and weights follow it", "--set flow=rtl")
 
 
 _RULES: dict[type, Callable[[Network, Any], None]] = {
     Dense: _dense, Conv: _conv, Pool: _pool, Move: move, Sum: sums, Scale: scaling, Product: product, Leaky: leaky,
     Clip: clip_or_round, Round: clip_or_round, Table: table, ArgMax: _on_host, Softmax: _on_host,
+    Curve: _on_host, LayerNorm: _on_host,
 }  # fmt: skip

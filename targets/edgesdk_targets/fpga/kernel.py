@@ -7,7 +7,7 @@ unsigned as its Codes have it, with nothing between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from edgesdk_converters.integer_program import Codes, IntegerProgram, Integers
 
 from .arithmetic import Arithmetic
-from .lowering import Lowering, elements
+from .lowering import Elements, Lowering, elements
 from .verilog import Netlist
 
 
@@ -59,25 +59,45 @@ class Kernel:
 def kernel(program: IntegerProgram, name: str, options: KernelOptions | None = None) -> Kernel:
     """The module `name` of a whole program. Raises ValueError for a name that Verilog does not allow."""
     options = options or KernelOptions()
-    net = Netlist(options.latency_cutoff)
-    lowering = Lowering(program, Arithmetic(net, options.depth_slack), options.multipliers)
     inputs, outputs = (tuple(program.tensors[tensor] for tensor in names) for names in (program.inputs, program.outputs))
+
+    def lowered(do: Arithmetic, sources: Sequence[Elements]) -> list[Elements]:
+        lowering = Lowering(program, do, options.multipliers)
+        lowering.known |= {tensor.name: signals for tensor, signals in zip(inputs, sources, strict=True)}
+        for number, operation in enumerate(program.operations):
+            result = program.tensors[operation.result]
+            do.net.begin(f"t{number}", f"{type(operation).__name__} {operation.node}: {_format(result)}")
+            lowering.lower(operation)
+        return [lowering.known[tensor.name] for tensor in outputs]
+
+    about = f"{program.name}: {len(program.operations)} operations, II = 1"
+    return assembled(name, about, inputs, outputs, lowered, options)
+
+
+def assembled(
+    name: str,
+    about: str,
+    inputs: Sequence[Codes],
+    outputs: Sequence[Codes],
+    compute: Callable[[Arithmetic, Sequence[Elements]], Sequence[Elements]],
+    options: KernelOptions,
+) -> Kernel:
+    """The module `name` of what `compute` makes of the signals of inputs, in their shapes, as those of outputs."""
+    net = Netlist(options.latency_cutoff)
     start = 0
+    sources: list[Elements] = []
     for number, tensor in enumerate(inputs):
         net.begin(f"x{number}", f"input {tensor.name}: {_format(tensor)}")
         bits = tensor.bits
         signals = [net.take("x", start + place * bits, tensor.low, tensor.high) for place in range(tensor.size)]
-        lowering.known[tensor.name] = elements(signals, tensor.shape)
+        sources.append(elements(signals, tensor.shape))
         start += tensor.size * bits
-    for number, operation in enumerate(program.operations):
-        result = program.tensors[operation.result]
-        net.begin(f"t{number}", f"{type(operation).__name__} {operation.node}: {_format(result)}")
-        lowering.lower(operation)
-    ends = [(signal, tensor.bits) for tensor in outputs for signal in lowering.known[tensor.name].reshape(-1)]
-    text, latency_cycles = net.finish(name, start, ends, [f"{program.name}: {len(program.operations)} operations, II = 1"])
+    found = compute(Arithmetic(net, options.depth_slack), sources)
+    ends = [(signal, tensor.bits) for tensor, made in zip(outputs, found, strict=True) for signal in made.reshape(-1)]
+    text, latency_cycles = net.finish(name, start, ends, [about])
     return Kernel(
-        name, text, latency_cycles, inputs, outputs, net.adders, net.adder_bits, net.multipliers, net.register_bits,
-        net.lookup_bits,
+        name, text, latency_cycles, tuple(inputs), tuple(outputs), net.adders, net.adder_bits, net.multipliers,
+        net.register_bits, net.lookup_bits,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from edgesdk_converters.integer_program import (
     Clip,
     Codes,
     Conv,
+    Curve,
     Dense,
     IntegerProgram,
     Integers,
@@ -88,7 +89,7 @@ def on_pixels(operations: Sequence[Operation], streams: Sequence[Stream], progra
         elif isinstance(operation, (Sum, Product)):
             uniform &= builder.several(operation, [orders[name] for name in read(operation)])
             orders[operation.result] = orders[read(operation)[0]]
-        elif isinstance(operation, (Round, Clip, Leaky, Table, Scale)):
+        elif isinstance(operation, (Round, Clip, Leaky, Table, Curve, Scale)):
             uniform &= builder.elementwise(operation, orders[operation.source])
             orders[operation.result] = orders[operation.source]
         else:
@@ -107,7 +108,7 @@ def on_windows(conv: Conv, chain: Sequence[Operation], stream: Stream, program: 
     for operation in chain:
         if isinstance(operation, Sum):
             builder.several(operation, [order])
-        elif isinstance(operation, (Round, Clip, Leaky, Table, Scale)):
+        elif isinstance(operation, (Round, Clip, Leaky, Table, Curve, Scale)):
             builder.elementwise(operation, order)
         else:
             raise refuse(operation, "it cannot follow a convolution pixel by pixel")
@@ -157,7 +158,7 @@ def at_once(
         builder.tensors[name] = replace(program.tensors[result], name=name, shape=flat.shape)
         builder.operations.append(Move("", (result,), (1,), name, flat))
         result = name
-    uniform = straight and len(streams) == 1 and all(isinstance(one, (Round, Clip, Leaky, Table)) for one in operations)
+    uniform = straight and len(streams) == 1 and all(isinstance(one, (Round, Clip, Leaky, Table, Curve)) for one in operations)
     return Local(builder.finished(result), order, uniform)
 
 
@@ -178,7 +179,7 @@ class _Builder:
         self.tensors[operation.result] = replace(self.program.tensors[operation.result], shape=(size,))
         self.operations.append(operation)
 
-    def elementwise(self, operation: Round | Clip | Leaky | Table | Scale, order: Integers) -> bool:
+    def elementwise(self, operation: Round | Clip | Leaky | Table | Curve | Scale, order: Integers) -> bool:
         """Returns whether all channels are treated alike."""
         uniform = True
         if isinstance(operation, Scale):

@@ -12,6 +12,7 @@ from edgesdk_converters.integer_program import (
     ArgMax,
     Clip,
     Conv,
+    Curve,
     Dense,
     IntegerProgram,
     Integers,
@@ -61,7 +62,7 @@ class Lowering:
         self._methods: dict[type, Callable[[Any], Elements | list[Signal]]] = {
             Dense: self._dense, Conv: self._conv, Pool: self._pool, Sum: self._sum, Scale: self._scale, Product: self._product,
             Clip: self._clip, Leaky: self._leaky, Round: self._round, Table: self._table, Move: self._move,
-            ArgMax: self._argmax, Softmax: self._softmax,
+            ArgMax: self._argmax, Softmax: self._softmax, Curve: self._curve,
         }  # fmt: skip
 
     def lower(self, operation: Operation) -> None:
@@ -204,6 +205,9 @@ class Lowering:
     def _table(self, op: Table) -> list[Signal]:
         low, values = self._tensors[op.source].low, op.values.tolist()
         return [self._do.looked_up(signal, lambda code: values[code - low]) for signal in self.known[op.source].reshape(-1)]
+
+    def _curve(self, op: Curve) -> list[Signal]:
+        return [self._do.curve(signal, op) for signal in self.known[op.source].reshape(-1)]
 
     def _move(self, op: Move) -> list[Signal]:
         signals: list[Signal] = []

@@ -40,6 +40,10 @@ WIDER_CLOCK = 0.15
 """The same of the clock where another one was asked for, or the part is of another speed grade."""
 WIDER_UNSEEN = math.log(2.0)
 """The same of counts on a family of which no design was ever mapped."""
+WIDER_OPERATIONS = 0.35
+"""The same of logic and clock where a design has operations that none of the results has: of three stages of layer normalisation
+that were synthesised alone, LUTs were up to 0.19 off and flip-flops up to 0.35."""
+SEEN_NOWHERE = ("LayerNorm", "Curve", "Softmax")
 SPEED_GRADE = "6"
 """Of the parts that the results are of."""
 PORTS = "(ports and links)"
@@ -107,6 +111,10 @@ def departures(
     if share > CONSTANT_SHARE:
         told = f"{share:.0%} of what kernels give is constant, and synthesis removes what hangs on it"
         found.append(Departure(told, dict.fromkeys(("lut", "ff"), WIDER_CONSTANT)))
+    others = [name for name in SEEN_NOWHERE if _has(made, name)]
+    if others:
+        told = f"{', '.join(others)} in none of the results"
+        found.append(Departure(told, dict.fromkeys((*AREA, "fmax_mhz"), WIDER_OPERATIONS)))
     family = resources.family(device)
     if family != "ecp5":
         other = known.families_apart.get(family)
@@ -118,6 +126,12 @@ def departures(
     if family == "ecp5" and device.get("speed_grade", str) not in (None, SPEED_GRADE):
         found.append(Departure(f"speed grade {device.get('speed_grade', str)}", {"fmax_mhz": WIDER_CLOCK}))
     return tuple(found)
+
+
+def _has(made: Design, operator: str) -> bool:
+    """Whether a stage is of this operation, or has it in what follows: kernels name their operations in comments."""
+    begins = any(layer.operator == operator for layer in made.layers)
+    return begins or any(f"  // {operator} ".encode() in made.files[name] for name in made.sources)
 
 
 @dataclass(frozen=True, eq=False)

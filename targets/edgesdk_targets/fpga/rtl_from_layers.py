@@ -26,7 +26,11 @@ _OF_KIND = {
 """What a layer without an operator's name (of a layer list) is taken for."""
 _SAME = frozenset({"Identity", "Dropout", "BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear"})
 """Operators that cost nothing of their own: they are folded into others, or choose a format."""
-_TABLES = frozenset({"Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Gelu", "Erf"})
+_RAMPS = frozenset({"Gelu", "HardSwish", "Softplus"})
+_TURNED = frozenset({"Sigmoid", "Tanh", "Erf", "Softsign", "HardSigmoid"})
+_TABLES = _RAMPS | _TURNED | {"Elu", "Selu"}
+_TABLE_BITS = 12
+"""Beyond which a function has no table, and those with a symmetry are drawn by straight lines."""
 
 
 def of_fixed(layers: Sequence[FixedLayer], seed: int = SEED) -> IntegerProgram:
@@ -64,7 +68,9 @@ def of_layers(layers: Sequence[Layer], bits: int, seed: int = SEED) -> IntegerPr
             continue
         if layer.kind == "const" or not layer.out_shapes:
             continue
-        wanted = 1 if op in ("Conv", "Gemm", "MatMul") else len(names)
+        wanted = 1 if op in ("Conv", "Gemm", "MatMul", "LayerNormalization") else len(names)
+        if op == "MatMul" and len(names) > 1 and all(name in known for name in names):
+            raise Unsupported(BY, layer.name, op, "both sides are computed; edgesdk export says whether there is logic for it")
         sources = []
         for place, name in enumerate(names[:wanted]):
             if name not in known:
@@ -98,7 +104,15 @@ def _laid_out(net: Sketch, layer: Layer, op: str, sources: Sequence[str]) -> str
     if op == "LeakyRelu":
         return net.leaky(source)
     if op in _TABLES:
-        return net.table(_narrow(net, source))
+        if net.bits > _TABLE_BITS and op not in _RAMPS | _TURNED:
+            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {_TABLE_BITS}")
+        return net.table(_narrow(net, source), "Gelu" if op in _RAMPS else "Sigmoid")
+    if op == "LayerNormalization":
+        return net.layer_norm(_narrow(net, source))
+    if op == "Softmax":
+        if net.bits > _TABLE_BITS:
+            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {_TABLE_BITS}")
+        return net.softmax(_narrow(net, source))
     if op in ("MaxPool", "AveragePool"):
         if op == "AveragePool" and any(_pads(layer, out)):
             raise Unsupported(BY, layer.name, op, "an average with zeros around the image")
@@ -108,6 +122,11 @@ def _laid_out(net: Sketch, layer: Layer, op: str, sources: Sequence[str]) -> str
         return net.pool(narrow, layer.kernel, layer.stride or None, _pads(layer, out))
     if op in ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean"):
         narrow = _narrow(net, source)
+        shape = net.tensors[narrow].shape
+        if op == "ReduceMean" and len(shape) == 2 and math.prod(out) == shape[1] != shape[0]:
+            narrow = net.turned(narrow)  # over tokens, not over what each of them has
+        if math.prod(out) != net.tensors[narrow].shape[0]:
+            raise Unsupported(BY, layer.name, op, f"{shape} to {out}")
         whole = net.tensors[narrow].shape[1:]
         return net.pool(narrow, whole) if op == "GlobalMaxPool" else net.mean(narrow, whole)
     if op == "Add":

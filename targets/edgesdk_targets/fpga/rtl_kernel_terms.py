@@ -7,12 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from .rtl_terms import Terms, Way
+from .rtl_terms import Terms, Way, placement
 
-TYPICAL: Way = {"sum": 1.0, "carry_bits": 0.05, "choice": 0.7, "logic": 0.6, "multiplier": 4.0, "table": 1.2}
+TYPICAL: Way = {"sum": 1.0, "carry_bits": 0.05, "choice": 0.7, "logic": 0.6, "multiplier": 4.0, "table": 1.2, "block_ram": 4.0}
 """Delays by which the longest way into a net is chosen among its operands'; relative, those of the fit are near."""
 TABLE_INPUTS = 4
 """Of a look-up table of an ECP5."""
+NARROW_TABLE = 8
+"""Up to so many bits of code, tables were seen in logic alone."""
+DSP_BITS = 18
+"""Of a factor of one multiplier; products of wider ones are sums of several (yosys mul2dsp)."""
 _WIRE = re.compile(r"^  wire \[(\d+):0\] (\w+) = (.*);$")
 _REGISTER = re.compile(r"^  (?:output )?reg \[(\d+):0\] (\w+)")
 _LATCH = re.compile(r"^    (y\[[\d:]+\]|\w+) <= (.*);$")
@@ -45,6 +49,7 @@ def add(made: Terms, text: str) -> None:
                 made.constant_bits += wide if _LITERAL.fullmatch(latch[2]) else 0
         elif function := _FUNCTION.match(line):
             inputs[function[1]] = int(function[2]) + 1
+    combined = {net for one in texts.values() for net in _NET.findall(one)}
     users = Counter(net for one in (*texts.values(), *latches) for net in set(_NET.findall(one)))
     ways: dict[str, Way] = {}
     nothing: Way = {}
@@ -52,7 +57,7 @@ def add(made: Terms, text: str) -> None:
     for name, one in texts.items():
         operands = _NET.findall(one)
         before = max((ways.get(net, nothing) for net in operands), key=length, default=nothing)
-        passed = _operation(made, one, bits[name], bits, inputs)
+        passed = _operation(made, one, bits[name], bits, inputs, name not in combined)
         if "sum" in passed and " < " not in one:
             if any(net in whole_sums and users[net] == 1 for net in operands):
                 made.luts("merged_sum_bits", passed["carry_bits"])
@@ -67,10 +72,16 @@ def length(way: Way) -> float:
     return sum(TYPICAL[name] * count for name, count in way.items())
 
 
-def _operation(made: Terms, text: str, out: int, bits: Mapping[str, int], inputs: Mapping[str, int]) -> Way:
-    """Count the logic of one net of `out` bits; returns what a signal passes in it."""
+def _operation(
+    made: Terms, text: str, out: int, bits: Mapping[str, int], inputs: Mapping[str, int], registered: bool
+) -> Way:  # fmt: skip
+    """Count the logic of one net of `out` bits, `registered` if nothing but registers read it; returns what a signal passes."""
     if text.startswith("table_"):
         wide = inputs[text.split("(")[0]]
+        place, blocks = placement(1 << wide, out, "rom", registered)
+        if wide > NARROW_TABLE and place == "block":
+            made.bram += blocks
+            return {"block_ram": 1.0}
         made.luts("table_luts", out * max(1, 1 << max(0, wide - TABLE_INPUTS)))
         return {"table": float(max(1, wide - TABLE_INPUTS))}
     if " ? " in text:
@@ -78,7 +89,7 @@ def _operation(made: Terms, text: str, out: int, bits: Mapping[str, int], inputs
         made.luts("limit_bits" if any(_LITERAL.fullmatch(one) for one in choices) else "choice_bits", out)
         return {"choice": 1.0}
     if " * " in text:
-        made.dsp += 1
+        made.dsp += math.prod(-(-_signed_width(one, bits) // DSP_BITS) for one in text.split(" * "))
         return {"multiplier": 1.0}
     if " < " in text:
         wide = max(_width(one.removeprefix("$signed(").removesuffix(")"), bits) for one in text.split(" < "))
@@ -94,6 +105,15 @@ def _operation(made: Terms, text: str, out: int, bits: Mapping[str, int], inputs
         made.luts("gate_luts", max(1, math.ceil((terms - 1) / (TABLE_INPUTS - 1))))
         return {"logic": max(1.0, math.log(max(2, terms), TABLE_INPUTS))}
     return {}
+
+
+def _signed_width(text: str, bits: Mapping[str, int]) -> int:
+    """Of a factor without the copies of its sign in front of it; a zero stands before what has none."""
+    inner = text.removeprefix("$signed(").removesuffix(")")
+    parts = _parts(inner)
+    if len(parts) == 2:
+        return _width(parts[1], bits) + ("'" in parts[0])
+    return _width(inner, bits)
 
 
 def _below(text: str, bits: Mapping[str, int]) -> int:

@@ -7,7 +7,7 @@ random inputs, as the quantiser does it with a model's own. The seed decides eve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from edgesdk_converters.integer_program import (
     Round,
     Rounding,
     Shape,
+    Softmax,
     Sum,
     Table,
 )
@@ -36,6 +37,12 @@ from edgesdk_converters.integer_program import (
 SAMPLES = 24
 """Random inputs by which the scales of activations are chosen."""
 LEAKY_SLOPE, LEAKY_SHIFT = 3, 5
+EPSILON = 1e-5
+"""That a LayerNormalization has by default."""
+_FUNCTIONS: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Gelu": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
 
 
 class Sketch:
@@ -108,14 +115,43 @@ class Sketch:
         result = self._tensor("q", known.shape, exponent, low, high)
         return self._add(Round(f"round_{result}", source, result, self._rounding))
 
-    def table(self, source: str) -> str:
-        """A sigmoid."""
+    def table(self, source: str, function: Literal["Sigmoid", "Gelu"] = "Sigmoid") -> str:
+        """A sigmoid; beyond 12 bits the function by straight lines."""
+        from edgesdk_converters.integer_tables import TABLE_BITS, drawn
+
         known = self.tensors[source]
+        if known.bits > TABLE_BITS:
+            curve, made = drawn(f"curve_{source}", known, f"f{len(self.tensors)}", function, _FUNCTIONS[function], 1 - self.bits)
+            self.tensors[made.name] = made
+            return self._add(curve)
         reach = np.arange(known.low, known.high + 1) * known.step
         scale = 1 << self.bits - 1
         values = np.clip(np.rint(scale / (1 + np.exp(-8 * reach))), 0, scale - 1).astype(np.int64)
         result = self._tensor("f", known.shape, 1 - self.bits, int(values.min()), int(values.max()))
         return self._add(Table(f"table_{result}", source, result, "sigmoid", values))
+
+    def layer_norm(self, source: str) -> str:
+        """With gains around 1 and biases around 0, for results that a width reaching 4 deviations holds."""
+        from edgesdk_converters.integer_norm import INSIDE_BITS, normalising
+
+        known = self.tensors[source]
+        count, half = known.shape[-1], 1 << self.bits - 1
+        gain = np.clip(np.rint(self._rng.normal(half / 2, half / 8, count)), 1, half - 1).astype(np.int64)
+        bias = np.rint(self._rng.normal(0, half / 8, count)).astype(np.int64)
+        node, result, reach = f"norm_{source}", f"n{len(self.tensors)}", 3 - self.bits
+        operation, made, inside = normalising(node, known, result, (gain, 2 - self.bits), (bias, reach), EPSILON, reach)
+        if inside > INSIDE_BITS:
+            raise RecipeError(f"{self._name}: a LayerNormalization needs {inside} bits inside; allowed: {INSIDE_BITS}")
+        self.tensors[result] = made
+        return self._add(operation)
+
+    def softmax(self, source: str) -> str:
+        from edgesdk_converters.integer_tables import GUARD_BITS, powers
+
+        known, shift = self.tensors[source], self.bits
+        values = powers(known, shift + math.ceil(math.log2(max(2, known.shape[-1]))) + GUARD_BITS)
+        result = self._tensor("e", known.shape, -shift, 0, (1 << shift) - 1)
+        return self._add(Softmax(f"softmax_{result}", source, result, values, shift))
 
     def pool(self, source: str, kernel: Shape, strides: Shape | None = None, pads: Shape | None = None) -> str:
         return self._pool(source, "max", kernel, strides or kernel, pads)
@@ -129,6 +165,13 @@ class Sketch:
             return source
         result = self._tensor("m", (known.size,), known.exponent, known.low, known.high, known.divisor)
         return self._add(Move(f"flatten_{result}", (source,), (1,), result, np.arange(known.size)))
+
+    def turned(self, source: str) -> str:
+        """Rows as columns."""
+        known = self.tensors[source]
+        index = np.arange(known.size).reshape(known.shape).T.copy()
+        result = self._tensor("m", index.shape, known.exponent, known.low, known.high, known.divisor)
+        return self._add(Move(f"turned_{result}", (source,), (1,), result, index))
 
     def add(self, sources: Sequence[str]) -> str:
         known = [self.tensors[name] for name in sources]

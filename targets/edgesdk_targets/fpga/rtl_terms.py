@@ -199,6 +199,10 @@ def _fork(made: Terms, p: Mapping[str, int]) -> None:
     made.ffs("control", p["COUNT"])
 
 
+def _count(made: Terms, p: Mapping[str, int]) -> None:
+    made.counters(p["CBITS"])
+
+
 def _widen(made: Terms, p: Mapping[str, int]) -> None:
     made.ffs("beat_bits", p["WIDTH"] * p["RATIO"] + 1)
     made.counters(p["CBITS"])
@@ -320,5 +324,5 @@ _PARTS = {
     "edgesdk_pipe": _pipe, "edgesdk_skid": _skid, "edgesdk_fifo": _fifo, "edgesdk_fork": _fork, "edgesdk_widen": _widen,
     "edgesdk_narrow": _narrow, "edgesdk_macs": _macs, "edgesdk_reader": _reader, "edgesdk_window": _window,
     "edgesdk_accumulate": _accumulate, "edgesdk_pool_all": _pool_all, "edgesdk_pool_window": _pool_window,
-    "edgesdk_reorder": _reorder, "edgesdk_shift": _shift,
+    "edgesdk_reorder": _reorder, "edgesdk_shift": _shift, "edgesdk_count": _count,
 }  # fmt: skip

@@ -15,9 +15,11 @@ from edgesdk_converters.integer_program import (
     ArgMax,
     Clip,
     Conv,
+    Curve,
     Dense,
     IntegerProgram,
     Integers,
+    LayerNorm,
     Leaky,
     Move,
     Operation,
@@ -35,7 +37,7 @@ from .stream import channels_first, channels_last
 
 Form: TypeAlias = Literal["unrolled", "folded"]
 TARGET = "rtl"
-ELEMENTWISE = (Round, Clip, Leaky, Table, Scale)
+ELEMENTWISE = (Round, Clip, Leaky, Table, Curve, Scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +124,10 @@ def natural_order(name: str, shape: Shape, program: IntegerProgram) -> Integers:
     if len(shape) <= 1:
         return channels_last((1, *shape))
     reader = next((op for op in program.operations if name in read(op)), None)
-    while isinstance(reader, (Round, Clip, Leaky, Table)):
+    while isinstance(reader, (Round, Clip, Leaky, Table, Curve)):
         result = reader.result
         reader = next((op for op in program.operations if result in read(op)), None)
-    return channels_last(shape) if isinstance(reader, (Dense, Softmax)) else channels_first(shape)
+    return channels_last(shape) if isinstance(reader, (Dense, Softmax, LayerNorm)) else channels_first(shape)
 
 
 def _is_renaming(move: Move, program: IntegerProgram) -> bool:

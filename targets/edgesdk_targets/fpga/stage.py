@@ -10,7 +10,7 @@ import numpy as np
 from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Integers, Operation
 
 from . import local
-from .kernel import KernelOptions, kernel
+from .kernel import Kernel, KernelOptions, kernel
 from .segments import weight_bits
 from .stream import Stream, bits_for
 from .verilog_text import CLOCK, concatenated, instance, link, module, resized, wires
@@ -106,24 +106,26 @@ class Body:
 
     def kernel(self, found: local.Local) -> None:
         """A pipeline that computes a local program, where there is something to compute."""
-        if found.is_empty:
-            return
-        made = kernel(found.program, f"{self.name}_kernel", self.kernels)
+        if not found.is_empty:
+            self.pipeline(kernel(found.program, f"{self.name}_kernel", self.kernels), "done")
+
+    def pipeline(self, made: Kernel, net: str, prefix: str = "") -> None:
+        """A kernel between the present stream and a new one; `prefix` tells its parts from those of others in the stage."""
         self.files[f"{made.name}.v"] = made.verilog.encode()
         self.counts += Counts(made.adders, made.adder_bits, made.register_bits, made.multipliers, made.lookup_bits)
-        self.text += wires("done", found.result.size * found.result.bits)
-        ports = {"clk": "clk", "en": "1'b1", "x": f"{self.net}_data", "y": "done_data"}
+        self.text += wires(net, made.output_bits)
+        ports = {"clk": "clk", "en": "1'b1", "x": f"{self.net}_data", "y": f"{net}_data"}
         if made.latency_cycles:
-            self.text += "    wire en;\n"
-            ports["en"] = "en"
-            around = {"s_valid": f"{self.net}_valid", "s_ready": f"{self.net}_ready", "en": "en"}
-            around |= {"m_valid": "done_valid", "m_ready": "done_ready"}
-            self.place("edgesdk_pipe", "pipe", {"LATENCY": made.latency_cycles}, CLOCK | around)
+            self.text += f"    wire {prefix}en;\n"
+            ports["en"] = f"{prefix}en"
+            around = {"s_valid": f"{self.net}_valid", "s_ready": f"{self.net}_ready", "en": f"{prefix}en"}
+            around |= {"m_valid": f"{net}_valid", "m_ready": f"{net}_ready"}
+            self.place("edgesdk_pipe", f"{prefix}pipe", {"LATENCY": made.latency_cycles}, CLOCK | around)
         else:
-            self.text += f"    assign done_valid = {self.net}_valid;\n    assign {self.net}_ready = done_ready;\n"
-        self.text += instance(made.name, "kernel", {}, ports)
+            self.text += f"    assign {net}_valid = {self.net}_valid;\n    assign {self.net}_ready = {net}_ready;\n"
+        self.text += instance(made.name, f"{prefix}kernel", {}, ports)
         self.delay += made.latency_cycles
-        self.net = "done"
+        self.net = net
 
     def join(self, streams: Sequence[Stream]) -> None:
         """A beat of each source side by side, when all are there."""

@@ -11,12 +11,14 @@ import pytest
 
 from edgesdk_converters.errors import MissingExtra, RecipeError, TargetError, Unsupported
 from edgesdk_converters.integer_program import Conv, Dense, Move, Pool, Product, Table
+from edgesdk_converters.integer_tables import drawn
 from edgesdk_targets.fpga import hls4ml_flow, hls4ml_rules
 from edgesdk_targets.fpga.hls4ml_backends import BACKENDS, BackendName
 from edgesdk_targets.fpga.hls4ml_flow import Options
 from edgesdk_targets.fpga.hls4ml_types import Fixed, HlsLayer, Layers, fixed_for
 
 from .integer_nets import Net, clipped_net, conv_net, dense_net, moved_net
+from .test_normalised import norm
 
 ALL = get_args(BackendName)
 SMALL = dense_net((4, 3, 2), 4, "half_even")
@@ -391,3 +393,30 @@ def test_importing_the_flow_imports_neither_hls4ml_nor_quantizers() -> None:
 
 def test_integer_programs_have_no_dilation_that_could_be_misread() -> None:
     assert not any("dilat" in name for kind in (Conv, Pool, Move) for name in kind.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("backend", ["vitis", "libero"])
+def test_layer_normalisation_is_the_host_s_at_the_end_and_refused_in_front_of_weights(backend: BackendName) -> None:
+    """hls4ml 1.3 has a layer of that name, whose root comes from a table of its own."""
+    net = Net(2, 6)
+    last = net.round(norm(net, net.round(net.dense(net.input((5,)), 6), signed=True)), signed=True)
+    made = hls4ml_flow.project(net.program(last), Options(backend=backend))
+    assert made.host is not None and [type(op).__name__ for op in made.host.operations] == ["LayerNorm", "Round"]
+    assert any("(LayerNorm): done by the host, on integers" in note for note in made.notes)
+    further = net.program(net.dense(last, 3))
+    with pytest.raises(
+        Unsupported, match=r"norm_n\d.*LayerNorm.*only the host does it to the bit, and weights follow it"
+    ) as caught:
+        hls4ml_flow.project(further, Options(backend=backend))
+    assert caught.value.hint == "--set flow=rtl"
+
+
+def test_curves_of_wide_codes_are_refused_in_front_of_weights() -> None:
+    net = Net(2, 6)
+    wide = net.input((5,), 14, -10)
+    curve, codes = drawn("squash", net.tensors[wide], "curved", "Tanh", np.tanh, -8)
+    net.operations.append(curve)
+    net.tensors["curved"] = codes
+    last = net.dense(net.round("curved", signed=True), 3)
+    with pytest.raises(Unsupported, match=r"squash.*Curve.*only the host does it to the bit"):
+        hls4ml_flow.project(net.program(last), Options())

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from edgesdk_converters.integer_program import (
     Sum,
     Table,
 )  # fmt: skip
+from edgesdk_converters.integer_tables import drawn
 from edgesdk_targets.fpga.kernel import Kernel, KernelOptions, kernel, packed, unpacked
 
 RANDOM = np.random.default_rng(5)
@@ -231,6 +233,39 @@ def test_softmax_divides_exactly(size: int, values: Integers, shift: int, high: 
     source = codes("x", (2, size), -16, 15)
     op = Softmax("softmax", "x", "y", values.astype(np.int64), shift)
     assert_agrees(program([source], [op], [codes("y", (2, size), 0, high, -shift)]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("function", "bits", "low"), [("Sigmoid", 13, None), ("Gelu", 14, None), ("Gelu", 13, 0), ("Tanh", 13, -9)]
+)
+def test_curves_of_every_code(function: str, bits: int, low: int | None, tmp_path: Path) -> None:
+    """Straight lines, a ramp below and above zero, a sign, and what lies beyond the last line."""
+    shapes: dict[str, Any] = {
+        "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "Tanh": np.tanh,
+        "Gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    }
+    half = 1 << bits - 1
+    source = codes("x", (2,), -half if low is None else low, half - 1, 5 - bits)
+    op, curved = drawn("f", source, "h", function, shapes[function], -9)
+    found = program([source], [op, Round("round", "h", "y", "half_even")], [curved, codes("y", (2,), -512, 511, -9)])
+    every = np.arange(source.low, source.high + 1)
+    assert len(op.base) > 4 and len(op.base) << op.shift < half, "some codes lie beyond the last line"
+    made = kernel(found, "dut")
+    assert mismatches(found, made, {"x": np.stack([every, every[::-1]], axis=1)}, tmp_path) == 0
+    assert made.multipliers == 2 and lint(made, tmp_path) == ""
+
+
+def test_a_wrong_entry_of_a_curve_is_seen(tmp_path: Path) -> None:
+    source = codes("x", (1,), -4096, 4095, -9)
+    op, curved = drawn("f", source, "y", "Tanh", np.tanh, -9)
+    base = op.base.copy()
+    base[3] ^= 1
+    found, broken = (program([source], [one], [curved]) for one in (op, replace(op, base=base)))
+    every = {"x": np.arange(-4096, 4096, 7)[:, None]}
+    assert (
+        mismatches(found, kernel(found, "dut"), every, tmp_path) == 0 < mismatches(found, kernel(broken, "dut"), every, tmp_path)
+    )
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

@@ -7,7 +7,7 @@ import pytest
 
 from edgesdk_converters.cost import Layer, layers
 from edgesdk_converters.errors import Unsupported
-from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Pool, Sum
+from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Pool, Softmax, Sum
 from edgesdk_converters.model import Model
 from edgesdk_targets.fpga import dense_spec
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
@@ -63,6 +63,60 @@ def test_branches_meet_again() -> None:
     assert joined.sources[1] == program.inputs[0]
     assert [one.kind for one in program.operations if isinstance(one, Pool)] == ["max"]
     runs(program)
+
+
+def test_a_block_of_a_transformer_without_its_attention() -> None:
+    rows = ((1, 3, 8),)
+    found = [
+        Layer("e", "MatMul", "matmul", ("x",), ("h",), ((1, 3, 5),), rows),
+        Layer("n", "LayerNormalization", "norm", ("h", "gain", "bias"), ("n",), rows, rows),
+        Layer("u", "MatMul", "matmul", ("n",), ("u",), rows, ((1, 3, 12),)),
+        Layer("g", "Gelu", "act", ("u",), ("g",), ((1, 3, 12),), ((1, 3, 12),)),
+        Layer("d", "MatMul", "matmul", ("g",), ("d",), ((1, 3, 12),), rows),
+        Layer("a", "Add", "eltwise", ("h", "d"), ("a",), rows * 2, rows),
+        Layer("m", "LayerNormalization", "norm", ("a",), ("m",), rows, rows),
+    ]
+    for bits, curves in ((8, 0), (14, 1)):
+        program = of_layers(found, bits)
+        kinds = [type(one).__name__ for one in program.operations]
+        assert kinds.count("LayerNorm") == 2 and kinds.count("Curve") == curves and kinds.count("Table") == 1 - curves
+        assert program.tensors[program.outputs[0]].shape == (3, 8)
+        runs(program)
+    head = [Layer("o", "Gemm", "fc", ("x",), ("o",), ((1, 8),), ((1, 4),)),
+            Layer("s", "Softmax", "softmax", ("o",), ("s",), ((1, 4),), ((1, 4),))]  # fmt: skip
+    (softmax,) = (one for one in of_layers(head, 8).operations if isinstance(one, Softmax))
+    assert softmax.shift == 8
+
+
+def test_a_mean_over_tokens_keeps_their_features() -> None:
+    def mean(out: tuple[int, ...]) -> list[Layer]:
+        return [Layer("e", "MatMul", "matmul", ("x",), ("h",), ((1, 3, 5),), ((1, 3, 8),)),
+                Layer("m", "ReduceMean", "pool", ("h",), ("m",), ((1, 3, 8),), (out,))]  # fmt: skip
+
+    (pool,) = (one for one in of_layers(mean((1, 8)), 8).operations if isinstance(one, Pool))
+    assert pool.kernel == (3,)
+    (pool,) = (one for one in of_layers(mean((1, 3)), 8).operations if isinstance(one, Pool))
+    assert pool.kernel == (8,)
+    with pytest.raises(Unsupported, match=r"\(3, 8\) to \(1,\)"):
+        of_layers(mean((1, 1)), 8)
+
+
+def test_attention_is_no_layer_with_weights() -> None:
+    rows, square = ((1, 3, 4),), ((1, 3, 3),)
+    found = [
+        Layer("q", "MatMul", "matmul", ("x",), ("q",), rows, rows), Layer("k", "MatMul", "matmul", ("x",), ("k",), rows, rows),
+        Layer("s", "MatMul", "matmul", ("q", "k"), ("s",), rows * 2, square),
+    ]  # fmt: skip
+    with pytest.raises(Unsupported, match=r"'s' \(MatMul\): both sides are computed"):
+        of_layers(found, 8)
+
+
+@pytest.mark.parametrize("op", ["Elu", "Softmax"])
+def test_wide_tables_are_refused(op: str) -> None:
+    found = [Layer("o", "Gemm", "fc", ("x",), ("o",), ((1, 8),), ((1, 4),)),
+             Layer("t", op, "act", ("o",), ("t",), ((1, 4),), ((1, 4),))]  # fmt: skip
+    with pytest.raises(Unsupported, match="a table of 13 bits; allowed: 12"):
+        of_layers(found, 13)
 
 
 def test_layer_list_without_names_is_a_chain() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgesdk_targets.fpga.rtl_kernel_terms import add
 from edgesdk_targets.fpga.rtl_terms import Terms
 
@@ -65,3 +67,31 @@ def test_sum_that_only_another_sum_reads_is_merged() -> None:
     alone = KERNEL.replace("t0_1[8:0]", "t0_2[8:0]").replace("  wire [9:0] t0_1 =", "  // wire [9:0] t0_1 =")
     assert counted(alone).lut["merged_sum_bits"] == 10  # of t0_2, now the only reader of t0_0
     assert "merged_sum_bits" not in counted(KERNEL).lut
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "dsps"),
+    [
+        ("{{8{x0_0[7]}}, x0_0}", "{{8{x0_1[7]}}, x0_1}", 1), ("{{1{t1_0[17]}}, t1_0}", "t1_1", 1),
+        ("{1'd0, t1_0}", "t1_1", 2), ("{{5{t1_2[20]}}, t1_2}", "{2'd0, t1_3}", 4), ("t1_4", "{28'd0, x0_0}", 3),
+    ],
+)  # fmt: skip
+def test_wide_products_take_several_multipliers(left: str, right: str, dsps: int) -> None:
+    """18 bits of each factor, its sign included, go into one; factors are extended to the width of their product."""
+    nets = "".join(f"  wire [{bits - 1}:0] t1_{place} = x[{bits - 1}:0];\n" for place, bits in enumerate((18, 16, 21, 24, 37)))
+    text = KERNEL.replace(
+        "  wire [8:0] t0_0", f"{nets}  wire [44:0] t1_9 = $signed({left}) * $signed({right});\n  wire [8:0] t0_0"
+    )
+    assert counted(text).dsp == dsps
+
+
+def test_a_large_table_that_registers_alone_read_lies_in_block_ram() -> None:
+    table = "  function [19:0] table_1(input [10:0] code);\n  endfunction\n  wire [19:0] t2_0 = table_1(x[10:0]);\n"
+    latched = KERNEL.replace("  wire [7:0] x0_0", f"{table}  wire [7:0] x0_0").replace(
+        "    y[0:0]", "    t2_0_r1 <= t2_0;\n    y[0:0]"
+    )
+    latched = latched.replace("  function [3:0]", "  reg [19:0] t2_0_r1;\n  function [3:0]")
+    found = counted(latched)
+    assert found.bram == 3 and found.lut["table_luts"] == 4 * 4
+    read = latched.replace("wire [3:0] t0_7 = ", "wire [3:0] t0_8 = t2_0[3:0];\n  wire [3:0] t0_7 = ")
+    assert counted(read).bram == 0 and counted(read).lut["table_luts"] == 4 * 4 + 20 * 128
