@@ -104,7 +104,7 @@ def design(
     Unsupported for an operation that cannot be built, RecipeError for an option that is out of range.
     """
     _check(program, form, multipliers, target_cycles, port_bits, forms or {})
-    chosen, reasons = _forms(program, form, max_weights_unrolled, forms or {})
+    chosen, reasons = forms_of(program, form, max_weights_unrolled, forms or {})
     parts = segments(program, chosen)
     lanes, pace = foldings(program, parts, multipliers, target_cycles)
     streams: dict[str, tuple[int, Stream]] = {}
@@ -170,7 +170,9 @@ def _check(
         raise RecipeError(f"{program.name} computes nothing", "a design needs at least one operation")
 
 
-def _forms(program: IntegerProgram, form: Forms, most: int, given: Mapping[str, Form]) -> tuple[dict[str, Form], dict[str, str]]:
+def forms_of(
+    program: IntegerProgram, form: Forms, most: int, given: Mapping[str, Form]
+) -> tuple[dict[str, Form], dict[str, str]]:
     """The form of each layer with weights, and why, by the tensor that it makes."""
     sizes = {one.result: one.weight.size * weight_bits(one) / REFERENCE_BITS for one in weighted(program)}
     total = sum(sizes.values())

@@ -9,15 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from edgesdk_converters.errors import MissingTool
+from edgesdk_converters.errors import MissingTool, Unsupported
 
 from ..bundle import Bundle, Provider, Runtime
 from ..figure import Figure, unavailable
 from ..target import Compiled, Completed
 from . import evidence, interface, reports, testbench, toolchain
-from .design import Design, design
+from .design import Design, Forms, design, forms_of
+from .segments import weighted
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 BUILD = "build/"
 IMAGE = "design.bit"
 OPTIONS = ("form", "max_weights_unrolled", "multipliers", "target_cycles", "port_bits")
+MOST_SEARCHED = 10_000
+"""Weights of unrolled layers in an estimate: 5,000 take a second, and ten times as many a quarter of an hour."""
 NETLIST_VECTORS = 100
 NETLIST_LUTS = 8_000
 """Up to which the synthesised netlist is simulated too, if it has no memories and multipliers, of which there are no models."""
@@ -71,7 +74,7 @@ def estimated(layers: Sequence[Layer], target: Fpga) -> tuple[Figure, ...]:
     from .rtl_from_layers import of_layers
 
     options = {name: str(getattr(target, name)) for name in OPTIONS}
-    return of_sketch(lambda: made_for(of_layers(layers, target.bits), options), target.device, target.clock_mhz)
+    return of_sketch(lambda: _sketched(of_layers(layers, target.bits), options), target.device, target.clock_mhz)
 
 
 def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
@@ -80,7 +83,27 @@ def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
     from .rtl_from_layers import of_fixed as program_of
 
     options = {name: str(getattr(target, name)) for name in OPTIONS}
-    return of_sketch(lambda: made_for(program_of(layers), options), target.device, target.clock_mhz)
+    return of_sketch(lambda: _sketched(program_of(layers), options), target.device, target.clock_mhz)
+
+
+def _sketched(program: IntegerProgram, options: Mapping[str, str]) -> Design:
+    """`made_for`, unless the search of what constant weights share would take longer than an estimate may. Raises Unsupported."""
+    form = cast(Forms, options["form"])
+    forms, _ = forms_of(program, form, int(options["max_weights_unrolled"]), {})
+    sizes = {one: one.weight.size for one in weighted(program) if forms[one.result] == "unrolled"}
+    if sum(sizes.values()) > MOST_SEARCHED:
+        largest = max(sizes, key=lambda one: sizes[one])
+        told = (
+            f"{sum(sizes.values()):,} weights to be unrolled, {sizes[largest]:,} of them here; an estimate does {MOST_SEARCHED:,}"
+        )
+        raise Unsupported(
+            "the rtl estimate",
+            largest.node,
+            type(largest).__name__,
+            told,
+            "estimate form=auto or form=folded; edgesdk export builds it",
+        )
+    return made_for(program, options)
 
 
 def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> Completed:

@@ -13,8 +13,8 @@ TYPICAL: Way = {"sum": 1.0, "carry_bits": 0.05, "choice": 0.7, "logic": 0.6, "mu
 """Delays by which the longest way into a net is chosen among its operands'; relative, those of the fit are near."""
 TABLE_INPUTS = 4
 """Of a look-up table of an ECP5."""
-NARROW_TABLE = 8
-"""Up to so many bits of code, tables were seen in logic alone."""
+NARROW_TABLE = 6
+"""Up to so many bits of code, a table is no memory to synthesis (of 7 bits and more, those of a GELU were seen in block RAM)."""
 DSP_BITS = 18
 """Of a factor of one multiplier; products of wider ones are sums of several (yosys mul2dsp)."""
 _WIRE = re.compile(r"^  wire \[(\d+):0\] (\w+) = (.*);$")

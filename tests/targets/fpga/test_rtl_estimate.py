@@ -172,3 +172,15 @@ def test_row_of_the_table_holds_all_that_an_estimate_is_made_of() -> None:
     for name, row_of in totals(estimate(found, ECP5)).items():
         if name != "latency_ms":
             assert kept[name] == pytest.approx(row_of.value, rel=0.002, abs=len(found.layers))
+
+
+def test_more_unrolled_weights_than_can_be_searched_at_once_are_refused_by_name() -> None:
+    fits, beyond = "dense:100-90@4bit", "dense:100-110-10@4bit"
+    most = Fpga(ECP5, form="unrolled")
+    assert totals(most.estimate_text(fits))["lut"].value
+    for name, row in totals(most.estimate_text(beyond)).items():
+        assert row.value is None, name
+        assert "12,100 weights to be unrolled, 11,000 of them here; an estimate does 10,000" in row.method
+    assert totals(Fpga(ECP5).estimate_text(beyond))["lut"].value
+    many = Fpga(ECP5, max_weights_unrolled=40_000)
+    assert totals(many.estimate_text(beyond))["lut"].value is None
