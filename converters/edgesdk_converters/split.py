@@ -348,7 +348,8 @@ def _macs(model: Model, flow: Dataflow) -> list[int]:
         if not model.signature.is_static:
             raise
         raise ModelError(
-            error.message, "fold the model first (edgesdk cuts --fold): it may be in a branch that is never taken"
+            error.message,
+            "fold the model first (edgesdk plan --fold, edgesdk cuts --fold): it may be in a branch that is never taken",
         ) from error
     nodes = model.proto.graph.node
     sums = []

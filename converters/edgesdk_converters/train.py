@@ -148,8 +148,9 @@ def learned(made: Model, given: Given, how: Training) -> Model:
 class _Run:
     def __init__(self, student: Model, teacher: Model, samples: Samples, how: Training, progress: Callable[[str], None]) -> None:
         if len(samples) < 2:
+            told = "1 sample is" if len(samples) == 1 else f"{len(samples)} samples are"
             raise PassError(
-                "train", f"{len(samples)} samples are too few to learn from; at least 2 are needed", "give --train FILE.npz"
+                "train", f"{told} too few to learn from: 2 or more are needed", "give more of them with --train FILE.npz"
             )
         self.student, self.how, self.progress = student, how, progress
         self.lesson = Lesson(student, teacher, samples, how, progress)

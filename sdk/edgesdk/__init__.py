@@ -27,6 +27,7 @@ _HOMES = {
     "Resize": "edgesdk_converters.signature",
     "Session": "edgesdk.session",
     "build": "edgesdk.api",
+    "compare": "edgesdk.comparing",
     "cuts": "edgesdk.api",
     "estimate": "edgesdk.estimating",
     "export": "edgesdk.exporting",
@@ -54,6 +55,7 @@ __all__ = [
     "Resize",
     "Session",
     "build",
+    "compare",
     "cuts",
     "estimate",
     "export",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from edgesdk_targets.report import Report
 
     from .api import build, cuts, inspect, measure, verify
+    from .comparing import compare
     from .estimating import estimate
     from .exporting import export
     from .fitting import fit

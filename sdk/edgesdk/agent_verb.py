@@ -76,9 +76,14 @@ def agent(
             lines.append(f"token, shown this once: {token}")
         if host not in ("127.0.0.1", "::1", "localhost") and not told["tls"]:
             click.echo("edgesdk: warning: others can read the token on the way; give --tls-cert and --tls-key", err=True)
-        show(told, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
-        if not check:
-            running.wait()
+
+        def tell() -> None:
+            show(told, "\n".join(part for line in lines for part in text.wrap(line)), as_json)
+
+        if check:
+            tell()
+        else:
+            running.wait(tell)
     if not check:
         click.echo("stopped; nothing is measured any more", err=True)
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,7 +44,11 @@ def cli() -> None:
 @click.option("--target", help="raspberry-pi, jetson, fpga, server, or a plugin's.")
 @click.option("--device", help="A board; implies the target. See: edgesdk devices.")
 @click.option("--out", type=_PATH, help="Where the bundle goes (.edge directory or .zip).")
-@click.option("--precision", help="fp32 (default), fp16, int8, w8, w4; fixed (FPGA); auto: the fastest that holds the contract.")
+@click.option(
+    "--precision",
+    help="fp32 (default), fp16, int8, w8, w4; fixed (FPGA); auto: the fastest that holds the contract. "
+    "With --split: of the head, the tail stays fp32; auto chooses for each.",
+)
 @click.option("--prune", type=float, help="Share of the weights to remove by taking out channels and heads (0..1).")
 @click.option("--low-rank", type=float, help="Share of the weights to remove by factorising layers (0..1).")
 @click.option("--finetune", type=click.IntRange(0), default=0, help="Epochs of training after each of these, on --train.")
@@ -346,7 +351,10 @@ cli.add_command(ray)
 
 
 def main() -> None:
-    """Entry point: an EdgeError, or the system's refusal, becomes one line on stderr and its exit code."""
+    """Entry point: an EdgeError, or the system's refusal, becomes one line on stderr and its exit code.
+
+    SIGTERM stops as Ctrl-C does, so that what was started here ends too and temporary files go.
+    """
     stops: list[int] = []
     if threading.current_thread() is threading.main_thread():
 
@@ -354,20 +362,22 @@ def main() -> None:
             stops.append(number)
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGINT, stop_now)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop_now)
     try:
         _answer()
     except KeyboardInterrupt:
-        _stopped()
+        _stopped(stops)
     except Exception:
         if stops:  # extension modules turn the interrupt into errors of their own
-            _stopped()
+            _stopped(stops)
         raise
 
 
-def _stopped() -> NoReturn:
+def _stopped(by: Sequence[int]) -> NoReturn:
+    """`by` are the signals that came; none where a library raised the interrupt itself."""
     click.echo("stopped; nothing was left half done", err=True)
-    sys.exit(130)
+    sys.exit(128 + (by[0] if by else signal.SIGINT))
 
 
 def _answer() -> None:

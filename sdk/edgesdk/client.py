@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, fields
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from edgesdk_converters.errors import LinkError
 
@@ -25,6 +25,7 @@ Address = tuple[socket.AddressFamily, Any]
 _MOST_HEAD = 16_384
 _LONGEST_IDLE_S = 60.0
 """Routers on the way forget a connection that is idle for long, and what is sent then meets silence."""
+_INSTEAD = '--on-late local (on_late="local") runs the tail here instead; session.remote.counts tells how often it failed'
 
 
 class Fault(LinkError):
@@ -34,7 +35,7 @@ class Fault(LinkError):
     """
 
     def __init__(self, kind: Kind, message: str, *, unanswered: bool = False, final: bool = False) -> None:
-        super().__init__(message, "look at session.remote.counts; on_late='local' runs the tail here instead")
+        super().__init__(message, _INSTEAD)
         self.kind = kind
         self.unanswered = unanswered
         self.final = final
@@ -97,7 +98,7 @@ class Place:
             or parts.query
         ):
             raise LinkError(
-                f"{url!r} is no address of a server; allowed: http://HOST:PORT, https://HOST:PORT", "leave out the path"
+                f"{url!r} is no address of a server; allowed: http://HOST:PORT, https://HOST:PORT", _remedy(url, parts)
             )
         self.url, self.host, self.port = url, parts.hostname, port or (443 if parts.scheme == "https" else 80)
         self.tls: ssl.SSLContext | None = _trusting(ca) if parts.scheme == "https" else None
@@ -265,6 +266,15 @@ class Connection:
 def model_path(name: str) -> str:
     """The path of a model on a server."""
     return f"/v2/models/{quote(name, safe='')}"
+
+
+def _remedy(url: str, parts: SplitResult) -> str:
+    """What makes an address of something that is none."""
+    if url and "://" not in url:
+        return f"put http:// before it: http://{url}"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "give http://HOST:PORT"
+    return "leave out the user; --token-file (token=) gives a token" if parts.username else "leave out the path"
 
 
 def _trusting(ca: str) -> ssl.SSLContext:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgesdk_converters.errors import BundleError
 from edgesdk_targets import calibration_points
 
 from . import calibration_chart, compare_chart
@@ -32,13 +31,6 @@ SHOWN_REASON = 150
 """Characters of a refusal before it has to be opened."""
 _FOLDER = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-
-
-def check_place(path: Path) -> None:
-    """Raise BundleError where a page cannot be put, before anything is computed for it."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        told = "is a folder" if path.is_dir() else "lies in no folder that is there"
-        raise BundleError(f"the page {path} cannot be written: it {told}", "give a path like compare.html")
 
 
 def html(found: Comparison) -> str:

@@ -34,13 +34,13 @@ def compare(
 
     What cannot be had is a gap with its reason; a device that refuses a network is one row, not the end.
     """
-    from edgesdk_targets.report import write_beside
+    from edgesdk_targets.report import check_place, write_beside
 
     from . import compare_page, compare_table, comparing
     from .sources import parse_shapes
 
     if page is not None:
-        compare_page.check_place(page)
+        check_place(page)
     command = shlex.join(["edgesdk", *sys.argv[1:]])
     with progress() as told:
         found = comparing.compare(sources, devices=devices, shapes=parse_shapes(shapes), command=command, **given, progress=told)

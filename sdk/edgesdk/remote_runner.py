@@ -127,7 +127,7 @@ def _chosen(remote: Remote, bundle: Bundle) -> dict[int, Bundle]:
     if remote.points == "auto":
         if not points and remote.prefer not in (None, "remote") and remote.on_late == "error":
             told = f"{bundle.path} has no operating points, and with on_late='error' no tail here: there is one way alone"
-            raise LinkError(told, "leave prefer out, or give on_late='local'")
+            raise LinkError(told, 'leave --prefer out, or give --on-late local (on_late="local")')
         if remote.target_ms is not None and not points and remote.prefer in (None, "remote"):
             raise LinkError(
                 f"{bundle.path} has no operating points between which target_ms could choose",

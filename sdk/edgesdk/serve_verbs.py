@@ -88,9 +88,14 @@ def serve(
         if service.facts.fallback:
             wanted = service.bundle.manifest.runtime.providers[0].name
             click.echo(f"edgesdk: warning: {wanted} is missing; serving on {service.facts}", err=True)
-        show(server.to_json(), text.served(server.to_json()), as_json)
-        if not check:
-            server.wait()
+
+        def tell() -> None:
+            show(server.to_json(), text.served(server.to_json()), as_json)
+
+        if check:
+            tell()
+        else:
+            server.wait(tell)
     if not check:
         click.echo("stopped; every request that had come was answered", err=True)
 

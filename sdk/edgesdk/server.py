@@ -67,7 +67,7 @@ class Listening:
         self._stopping = threading.Event()
         if doors.certificate:
             check_certificate(doors.certificate, doors.key)
-        self._socket = _listen(doors.host, doors.port)
+        self._socket = _listen(doors.host, doors.port, "--port")
         try:
             self._rest = _rest_server(application, doors)
         except BaseException:
@@ -77,17 +77,22 @@ class Listening:
         self.url = f"{scheme}://{self._host}:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._run, name="edgesdk-rest", daemon=True)
 
-    def wait(self) -> None:
-        """Return when `stop` is called elsewhere or, in the main thread, at SIGINT or SIGTERM; then the server has stopped."""
+    def wait(self, ready: Callable[[], object] = lambda: None) -> None:
+        """Return when `stop` is called elsewhere or, in the main thread, at SIGINT or SIGTERM; then the server has stopped.
+
+        `ready` is called once these signals are heeded: who is told of the server only then can stop it at once.
+        """
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
             try:
+                ready()
                 self._stopping.wait()
                 self.stop()
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
         else:
+            ready()
             self._stopping.wait()
 
     def stop(self) -> None:
@@ -157,7 +162,7 @@ class Server(Listening):
 
         doors = self.doors
         if port:
-            _listen(doors.host, port).close()  # grpc would print its own lines about a port that is taken
+            _listen(doors.host, port, "--grpc-port").close()  # grpc would print its own lines about a port that is taken
         pems = (Path(doors.key).read_bytes(), Path(doors.certificate).read_bytes()) if doors.certificate else None
         return grpc_server(self.service, doors.host, port, limit, pems)
 
@@ -228,7 +233,8 @@ def _rest_server(application: Any, doors: Doors) -> uvicorn.Server:
     )  # fmt: skip
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
+    """Raises LinkError, naming the option that gives another port."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
@@ -236,5 +242,5 @@ def _listen(host: str, port: int) -> socket.socket:
         number = getattr(error, "errno", None)
         told = os.strerror(number) if isinstance(number, int) and number > 0 else error
         raise LinkError(
-            f"cannot listen on {host!r} port {port}: {told}", "give another --host, --port or --grpc-port; 0 is any free port"
+            f"cannot listen on {host!r} port {port}: {told}", f"give another --host or {option}; 0 is any free port"
         ) from error

@@ -228,7 +228,7 @@ def load(
         if any(one is not None for one in (deadline_ms, on_late, points, target_ms, prefer)) or token or ca:
             raise LinkError(
                 "deadline_ms, on_late, token, ca, points, target_ms and prefer are for a remote tail",
-                "give remote='http://HOST:PORT'",
+                'give --remote http://HOST:PORT (remote="http://HOST:PORT")',
             )
         runner = runners.load(bundle, options)
     else:

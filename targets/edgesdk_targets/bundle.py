@@ -39,6 +39,7 @@ FORMAT = "edgesdk-bundle/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _DAMAGED = "copy the bundle again, or export it anew"
+_NOT_WRITTEN = "check free space and permissions, or give another --out"
 
 Optimization = Literal["all", "extended", "basic"]
 
@@ -234,11 +235,11 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     _check_references(sealed)
     everything = {MANIFEST: sealed.to_bytes(), **files}
     size = sum(map(len, everything.values())) + len(report or b"")
-    temporary, temporary_report = (path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp" for _ in range(2))
+    temporary, temporary_report = _temporary(path), _temporary(path)
     held: list[int] = []
     try:
         with _alone(path.parent):
-            check_place(path)
+            _check_free(path)
             _sweep(path)
             free = shutil.disk_usage(path.parent).free
             if free < size + 65536:
@@ -259,7 +260,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
         else:
             _write_directory(temporary, everything)
         with _alone(path.parent):
-            check_place(path)
+            _check_free(path)
             _sweep(path)
             if report is None:
                 _put(temporary, path)
@@ -270,7 +271,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     except OSError as error:
         raise BundleError(
             f"{path} cannot be written: {error.strerror or error}",
-            "check free space and permissions, or give another --out",
+            _NOT_WRITTEN,
         ) from error
     finally:
         _remove(temporary)
@@ -278,6 +279,11 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
         for descriptor in held:
             os.close(descriptor)
     return Bundle(path, sealed)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a bundle's of what is to be renamed to it; `_sweep` knows it."""
+    return path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 
 def _create(path: Path) -> int:
@@ -300,6 +306,23 @@ def _report_in_place(new: Path, place: Path) -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
+    """Raise BundleError where no bundle can be written at `path`, before hours go into what was to be written there.
+
+    Something else is there or at its report's place, or no file can be made beside it: one is made, and removed.
+    """
+    _check_free(path)
+    trial = _temporary(path)
+    try:
+        os.close(_create(trial))
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written: no file can be made in {path.parent}: {error.strerror or error}", _NOT_WRITTEN
+        ) from error
+    finally:
+        _remove(trial)
+
+
+def _check_free(path: Path) -> None:
     """Raise BundleError where `path` cannot become a bundle: something else is there or at its report's place."""
     _check_folder(path)
     try:
@@ -332,8 +355,11 @@ def _looks_like_report(path: Path) -> bool:
 def _check_folder(path: Path) -> None:
     try:
         is_there = path.parent.is_dir()
+        file = next((place for place in path.parents if place.exists() and not place.is_dir()), None)
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error.strerror}", "give another --out") from error
+    if file is not None:
+        raise BundleError(f"the directory {path.parent} cannot be there: {file} is a file", "give another --out")
     if not is_there:
         raise BundleError(f"the directory {path.parent} does not exist", "create it, or give another --out")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -61,10 +61,17 @@ class DeviceProfile:
 
 
 def profile(name: str) -> DeviceProfile:
-    """The profile of that name. Raises DeviceError for an unknown one, listing the known."""
+    """The profile of that name. Raises DeviceError for a phone, and for an unknown one, listing the known."""
     if name == THIS_MACHINE:
         return this_machine()
     if name not in names():
+        from .latency_model import PUBLISHED  # it stands on this module
+
+        if name in PUBLISHED:
+            raise DeviceError(
+                f"{name!r} is only estimated: there is no target for it",
+                f"edgesdk estimate MODEL --device {name} gives an estimate",
+            )
         raise DeviceError(f"unknown device {name!r}; known: {', '.join(names())}", "see: edgesdk devices")
     return _known(_FOLDER / f"{name}.toml")
 

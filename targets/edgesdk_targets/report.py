@@ -99,18 +99,26 @@ def schema() -> dict[str, Any]:
 
 
 def check_place(path: Path) -> None:
-    """Raise BundleError where no file can be written, before hours go into what was to be written there."""
+    """Raise BundleError where no file can be written, before hours go into it: one is made there, and removed."""
     folder = path.parent
     if not folder.is_dir():
         raise BundleError(f"{path} cannot be written: there is no folder {folder}", "make it, or give another place")
-    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        why = "it is a folder" if path.is_dir() else f"no files can be made in {folder}"
-        raise BundleError(f"{path} cannot be written: {why}", "give another place, or change its permissions")
+    if path.is_dir():
+        raise BundleError(f"{path} cannot be written: it is a folder", "give the name of a file")
+    trial = _temporary(path)
+    try:
+        open(trial, "xb").close()
+    except OSError as error:
+        told = f"{path} cannot be written: no file can be made in {folder}: {error.strerror or error}"
+        raise BundleError(told, "give another place, or change its permissions") from error
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink()
 
 
 def write_beside(path: Path, data: bytes) -> None:
     """Write a file beside its place, then rename. Raises BundleError when the disk or the directory refuses."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "xb") as stream:
             stream.write(data)
@@ -122,3 +130,7 @@ def write_beside(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

@@ -288,8 +288,16 @@ def test_what_it_refuses(cnn: Model, build: Any) -> None:
         Bottleneck(at="nowhere")(cnn, given(cnn))
     with pytest.raises(PassError, match="stride is 3; allowed: a power of two"):
         Bottleneck(stride=3, **FEW)(cnn, given(cnn))
-    with pytest.raises(PassError, match="too few to learn from"):
-        Bottleneck(**FEW)(cnn, given(cnn, 2))
+    for count, options, told_so in (
+        (2, {}, "2 samples are too few to learn from: 3 or more are needed, one of which is held out"),
+        (1, {}, "1 sample is too few to learn from: 3 or more are needed, one of which is held out"),
+        (1, {"augment": True}, "1 sample is too few to learn from: 2 or more are needed, one of which is held out"),
+    ):  # fmt: skip
+        with pytest.raises(PassError, match=told_so) as caught:
+            Bottleneck(**FEW, **options)(cnn, given(cnn, count))  # type: ignore[arg-type]
+        assert caught.value.hint == "give more of them with --train FILE.npz"
+    for count, options in ((3, {}), (2, {"augment": True})):
+        assert Bottleneck(**FEW, **options)(cnn, given(cnn, count)).history[-1].name == "bottleneck"  # type: ignore[arg-type]
     with pytest.raises(PassError, match="has a bottleneck already"):
         Bottleneck(**FEW)(Bottleneck(width=4, decoder_width=4, **FEW)(cnn, given(cnn)), given(cnn))
     two = Model.from_proto(

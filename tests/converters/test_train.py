@@ -479,8 +479,9 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], told: str) ->
 
 def test_models_and_data_that_do_not_fit_are_refused(build: Any, pair: tuple[Model, Model, Samples]) -> None:
     student, teacher, samples = pair
-    with pytest.raises(PassError, match="1 samples are too few"):
+    with pytest.raises(PassError, match="1 sample is too few to learn from: 2 or more are needed") as caught:
         train(student, teacher, samples.take([0]), QUICK)
+    assert caught.value.hint == "give more of them with --train FILE.npz"
     with pytest.raises(PassError, match="feature 'nowhere' is no tensor of net"):
         train(student, teacher, samples, replace(QUICK, features=("nowhere",)))
     with pytest.raises(PassError, match=r"'h' is \[1, 4\] in the student and \[1, 8\] in the teacher"):

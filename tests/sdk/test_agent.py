@@ -188,8 +188,9 @@ def test_it_speaks_tls(tmp_path: Path) -> None:
 def test_a_short_token_or_a_port_that_is_taken_is_refused_and_the_folder_left_free(agent: Agent, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="has 5 characters"):
         start_agent("short", Doors(port=0), store=tmp_path / "store")
-    with pytest.raises(LinkError, match="cannot listen"):
+    with pytest.raises(LinkError, match="cannot listen") as caught:
         start_agent(TOKEN, Doors(port=port_of(agent)), store=tmp_path / "store")
+    assert caught.value.hint == "give another --host or --port; 0 is any free port"
     with start_agent(TOKEN, Doors(port=0), store=tmp_path / "store"):
         pass
 

@@ -262,6 +262,11 @@ def test_help_and_version_end_with_0(folder: Path, arguments: list[str]) -> None
     assert result.err == ""
 
 
+def test_help_says_what_a_precision_means_for_a_split(folder: Path) -> None:
+    told = " ".join(run_here("export --help", folder).out.split())
+    assert "--precision" in told and "With --split: of the head, the tail stays fp32; auto chooses for each." in told
+
+
 def test_help_is_given_for_nothing_typed(folder: Path) -> None:
     result = run_here([], folder)
     assert result.code == 2
@@ -286,12 +291,12 @@ def test_head_gets_its_first_line(folder: Path) -> None:
     command = " ".join(COMMAND) + " devices | head -1"
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stdout.startswith("device")
+    assert done.stdout.startswith("group")
     assert done.stderr == ""
 
 
-def _interrupted(folder: Path, after: str, delay_s: float) -> None:
-    """Interrupt an export `delay_s` after it has said `after`, and hold it to what Ctrl-C promises."""
+def _interrupted(folder: Path, number: signal.Signals, after: str, delay_s: float) -> None:
+    """Send an export a signal `delay_s` after it has said `after`, and hold it to what Ctrl-C promises."""
     before = tree(folder)
     arguments = ["export", "m.onnx", "--device", "raspberry-pi-5", "--data", "many.npz", "--max-drop", "1", "--out", "older.edge"]
     process = subprocess.Popen([*COMMAND, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -301,13 +306,13 @@ def _interrupted(folder: Path, after: str, delay_s: float) -> None:
         if after in line:
             break
     time.sleep(delay_s)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     told = process.stderr.read()
     out = process.stdout.read()
     code = process.wait(timeout=60)
     process.stderr.close()
     process.stdout.close()
-    assert code == 130, told
+    assert code == 128 + number, told
     assert "Traceback" not in told
     assert [line for line in told.splitlines() if line][-1] == "stopped; nothing was left half done"
     assert "Error" not in told
@@ -316,13 +321,42 @@ def _interrupted(folder: Path, after: str, delay_s: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "delay_s"),
-    [("loading the model", 0.0), ("loading the model", 0.2), ("running the source", 0.05), ("checking", 0.0), ("checking", 0.1)],
-)
-def test_control_c_in_mid_export_is_one_line_and_leaves_nothing(folder: Path, after: str, delay_s: float) -> None:
+    ("number", "after", "delay_s"),
+    [
+        (signal.SIGINT, "loading the model", 0.0), (signal.SIGINT, "loading the model", 0.2),
+        (signal.SIGINT, "running the source", 0.05), (signal.SIGINT, "checking", 0.0), (signal.SIGINT, "checking", 0.1),
+        (signal.SIGTERM, "loading the model", 0.2), (signal.SIGTERM, "running the source", 0.05),
+    ],
+)  # fmt: skip
+def test_control_c_or_sigterm_in_mid_export_is_one_line_and_leaves_nothing(
+    folder: Path, number: signal.Signals, after: str, delay_s: float
+) -> None:
     rng = np.random.default_rng(1)
     np.savez(folder / "many.npz", x=rng.standard_normal((200_000, 8)).astype(np.float32), labels=np.zeros(200_000, np.int64))
-    _interrupted(folder, after, delay_s)
+    _interrupted(folder, number, after, delay_s)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_measurement_that_is_stopped_ends_the_process_that_times(folder: Path, number: signal.Signals) -> None:
+    before = tree(folder)
+    command = [*COMMAND, "measure", "older.edge", "--minutes", "10", "--out", "measured.json"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (timing := _timing(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)  # to it alone: a terminal's Ctrl-C would go to both
+    out, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and out == ""
+    assert told.splitlines()[-1] == "stopped; nothing was left half done" and "Traceback" not in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(timing, 0)
+    assert tree(folder) == before
+
+
+def _timing(parent: int) -> int:
+    """The process that a measurement has started to take times in, 0 where there is none yet."""
+    done = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
+    return next((int(line.split()[0]) for line in done.stdout.splitlines() if "from edgesdk_targets." in line), 0)
 
 
 def test_control_c_while_the_bundle_is_being_put_in_place_leaves_the_older_one(

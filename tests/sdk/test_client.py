@@ -167,6 +167,31 @@ def test_addresses_and_what_they_mean(tmp_path: Path) -> None:
     assert model_path("a b/c") == "/v2/models/a%20b%2Fc"
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("127.0.0.1:8000", "put http:// before it: http://127.0.0.1:8000"),
+        ("localhost:8000", "put http:// before it: http://localhost:8000"),
+        ("pi", "put http:// before it: http://pi"),
+        ("", "give http://HOST:PORT"),
+        ("http://", "give http://HOST:PORT"),
+        ("grpc://a:1", "give http://HOST:PORT"),
+        ("http://u:p@a:1", "leave out the user; --token-file (token=) gives a token"),
+        ("http://a:1/x", "leave out the path"),
+        ("http://a:1?x", "leave out the path"),
+    ],
+)
+def test_an_address_that_is_none_is_told_what_is_wrong_with_it(url: str, hint: str) -> None:
+    with pytest.raises(LinkError, match="is no address of a server") as caught:
+        Place(url)
+    assert caught.value.hint == hint
+
+
+def test_a_fault_names_the_way_out_for_both_the_command_line_and_python() -> None:
+    hint = Fault("late", "it was late").hint
+    assert "--on-late local" in hint and 'on_late="local"' in hint
+
+
 def test_a_connection_needs_an_address_that_is_known() -> None:
     with pytest.raises(Fault, match="is not known yet"):
         Connection(Place("http://127.0.0.1:1"), time.monotonic() + 1, Counts())

@@ -37,6 +37,10 @@ def entry(found: Comparison, device: str, runtime: str = "", model: int = 0) -> 
     return one
 
 
+def test_it_is_part_of_the_face() -> None:
+    assert edgesdk.compare is compare and "compare" in edgesdk.__all__
+
+
 def test_every_device_is_asked_and_an_fpga_once_for_each_flow_that_it_has(resnet8: Comparison) -> None:
     asked = [(e.way.device, e.way.runtime) for e in resnet8.models[0].entries]
     assert len(set(asked)) == len(asked)

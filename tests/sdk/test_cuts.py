@@ -153,7 +153,11 @@ def test_pairs_and_errors(tmp_path: Path) -> None:
 def test_a_recurrent_network_with_branches_is_folded_first(tmp_path: Path) -> None:
     arguments = f"cuts {ROOT}/build/models/silero-vad.onnx --shape input=1x576 --shape state=2x1x128 --constant sr=16000"
     refused = run_here(arguments, tmp_path)
-    assert refused.code == 1 and "cuts --fold" in refused.error["hint"]
+    assert refused.code == 1 and "edgesdk cuts --fold" in refused.error["hint"]
+    planned = run_here(
+        f"plan {arguments.removeprefix('cuts ')} --device raspberry-pi-4 --server jetson-nano --link lte", tmp_path
+    )
+    assert planned.code == 1 and "edgesdk plan --fold" in planned.error["hint"]
     told = run_here(f"{arguments} --fold", tmp_path)
     assert told.code == 0 and "0 cuts of one tensor" in told.out and "--pairs looks for two" in told.out
     pairs = json.loads(run_here(f"{arguments} --fold --pairs --json", tmp_path).out)

@@ -375,6 +375,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "no link": ("--link fast", "LinkError", "'fast' is none of ethernet"),
     "half a link": ("--link 10mbit", "LinkError", "does not say its round trip"),
     "unknown device": ("--device pi", "DeviceError", "unknown device 'pi'"),
+    "phone": ("--device phone-snapdragon-835", "DeviceError", "'phone-snapdragon-835' is only estimated"),
     "unknown server": ("--server cloud", "DeviceError", "unknown device 'cloud'"),
     "one bit": ("--bits 1", "ModelError", "1 bits a value"),
     "sixteen bits": ("--bits 16", "ModelError", "16 bits a value"),

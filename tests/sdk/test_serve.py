@@ -791,6 +791,11 @@ def test_what_cannot_be_served_is_one_line(split: Bundle, tmp_path: Path, certif
     taken = address(server)[1]
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "spaces").write_text("a b\n")
+    for line, hint in (
+        (f"--port {taken}", "give another --host or --port; 0 is any free port"),
+        (f"--port 0 --grpc-port {taken}", "give another --host or --grpc-port; 0 is any free port"),
+    ):
+        assert run_here(f"serve {split.path} {line} --check", tmp_path).error["hint"] == hint
     for line, kind, told in (
         ("nothing.edge", "BundleError", "nothing.edge"),
         (f"{split.path}/head.edge", "DeviceError", "is the head of a split model"),

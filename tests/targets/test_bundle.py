@@ -540,6 +540,33 @@ def test_nothing_is_written_through_a_link_or_into_a_missing_directory(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["link.edge"]
 
 
+def test_a_place_where_no_file_can_be_made_is_refused_before_any_work(
+    tmp_path: Path, numbered: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BundleError, match=r"/proc/x\.edge cannot be written: no file can be made in /proc: "):
+        bundles.check_place(Path("/proc/x.edge"))
+    with pytest.raises(BundleError, match="File name too long"):  # that of what is written first, and then renamed
+        bundles.check_place(tmp_path / ("x" * 245 + ".edge"))
+    (tmp_path / "file").write_text("mine")
+    for place in ("file/a.edge", "file/further/a.edge"):
+        with pytest.raises(BundleError, match=r"the directory .* cannot be there: .*/file is a file"):
+            bundles.check_place(tmp_path / place)
+    bundles.check_place(tmp_path / "new.edge")
+    bundles.check_place(write(tmp_path / "old.edge", *numbered(1)).path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old.edge"]
+
+    real = bundles._create
+
+    def interrupted(path: Path) -> int:
+        os.close(real(path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundles, "_create", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bundles.check_place(tmp_path / "new.edge")
+    assert hidden(tmp_path) == []
+
+
 @pytest.mark.parametrize(("older", "newer"), [("d", "d"), ("z", "z"), ("d", "z"), ("z", "d")])
 def test_a_bundle_of_either_form_replaces_one_of_either_form(tmp_path: Path, numbered: Content, older: str, newer: str) -> None:
     made = {"d": tmp_path / "made.edge", "z": tmp_path / "made.zip"}

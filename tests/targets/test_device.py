@@ -125,6 +125,12 @@ def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     assert all(known in caught.value.message for known in device.names())
 
 
+def test_a_phone_is_not_unknown_but_only_estimated() -> None:
+    with pytest.raises(DeviceError, match="'phone-snapdragon-835' is only estimated: there is no target for it") as caught:
+        profile("phone-snapdragon-835")
+    assert caught.value.hint == "edgesdk estimate MODEL --device phone-snapdragon-835 gives an estimate"
+
+
 def test_a_fact_is_got_in_its_type_or_refused() -> None:
     found = DeviceProfile(
         "d", "t", "T", facts={"i": Fact(3, "s"), "b": Fact(True, "s"), "s": Fact("x", "s"), "f": Fact(1.5, "s")}

@@ -325,7 +325,8 @@ def test_a_guest_that_crashes_is_one_error(small_bundle: Bundle, monkeypatch: py
         emulate.count(small_bundle, device.profile("raspberry-pi-4"))
 
 
-def test_control_c_stops_the_emulator_too(small_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_control_c_and_sigterm_stop_the_emulator_too(small_bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
     bundle = retold(small_bundle, tmp_path / "pi.edge", target="raspberry-pi", device="raspberry-pi-4")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -337,9 +338,9 @@ def test_control_c_stops_the_emulator_too(small_bundle: Bundle, tmp_path: Path) 
         for line in started.stderr:
             if "loading the bundle on the emulated core" in line:
                 break
-        started.send_signal(signal.SIGINT)
+        started.send_signal(number)
         rest = started.stderr.read()
-        assert started.wait() == 130 and "Traceback" not in rest and "stopped" in rest
+        assert started.wait() == 128 + number and "Traceback" not in rest and "stopped" in rest
     assert list(scratch.iterdir()) == []
     time.sleep(0.2)
     assert str(bundle.path) not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True).stdout

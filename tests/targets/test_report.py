@@ -156,7 +156,8 @@ def test_a_place_is_judged_before_there_is_anything_to_write(tmp_path: Path) -> 
     reports.check_place(tmp_path / "new.json")
     (tmp_path / "old.json").write_text("x")
     reports.check_place(tmp_path / "old.json")
-    for place, told in ((tmp_path / "no/r.json", "there is no folder"), (tmp_path, "it is a folder")):
+    beyond = Path("/proc/r.json"), "no file can be made in /proc"  # which root may write in, by its permissions
+    for place, told in ((tmp_path / "no/r.json", "there is no folder"), (tmp_path, "it is a folder"), beyond):
         with pytest.raises(BundleError, match=told):
             reports.check_place(place)
     assert [path.name for path in tmp_path.iterdir()] == ["old.json"] and (tmp_path / "old.json").read_text() == "x"

@@ -117,7 +117,12 @@ class _Run:
         self.held_out = np.sort(order[:held_out])
         self.learned_from = np.sort(np.concatenate([order[held_out:] + first for first in range(0, len(samples), distinct)]))
         if len(self.learned_from) < 2:
-            raise PassError("bottleneck", f"{len(samples)} samples are too few to learn from", "give --train FILE.npz")
+            told = "1 sample is" if distinct == 1 else f"{distinct} samples are"
+            least = 1 + math.ceil(2 / (len(samples) // distinct))
+            raise PassError(
+                "bottleneck", f"{told} too few to learn from: {least} or more are needed, one of which is held out",
+                "give more of them with --train FILE.npz",
+            )  # fmt: skip
         self.batch = min(how.batch, len(self.learned_from))
         self.per_epoch = len(self.learned_from) // self.batch
         self.stages = [(epochs, stage) for epochs, stage in ((how.mimic, "mimic"), (how.tune, "tune")) if epochs]
