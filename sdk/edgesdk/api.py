@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, EdgeError, MissingExtra, ModelError
-from edgesdk_targets import board_facts, engine_cache, golden, runner
+from edgesdk_targets import board_facts, device, efficiency, engine_cache, golden, runner
 from edgesdk_targets import measure as measuring
 from edgesdk_targets.bundle import Bundle, open_bundle
 from edgesdk_targets.conditions import Conditions, explore
@@ -52,12 +52,13 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = ru
     finally:
         loaded.close()
     if result is not None:
+        found_by = loaded.facts.provenance
         against = f"{result.cases} golden inputs, {loaded.facts}"
         rows.append(
             Figure(
                 "relative_error",
                 result.source_relative_error,
-                "measured",
+                found_by,
                 here,
                 f"against the source, {against}",
                 n=result.cases,
@@ -67,7 +68,7 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = ru
             Figure(
                 "max_abs_error",
                 result.source_abs_error,
-                "measured",
+                found_by,
                 here,
                 f"against the source, {against}",
                 n=result.cases,
@@ -75,7 +76,7 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = ru
         )
         rows.append(
             Figure(
-                "relative_error", result.artifact_relative_error, "measured", here,
+                "relative_error", result.artifact_relative_error, found_by, here,
                 f"against the artefact's own outputs, {against}; allowed {result.tolerance:g}", segment="repeat", n=result.cases,
             )
         )  # fmt: skip
@@ -86,8 +87,10 @@ def verify(path: str | os.PathLike[str], *, progress: Callable[[str], None] = ru
                 "this runtime computes something else than the one the bundle was made with; try another version of it",
             )
     if loaded.facts.fallback:
-        wanted = manifest.runtime.providers[0].name
-        rows.append(unavailable("relative_error", manifest.device, f"{wanted} is not here; verify again on the board", "device"))
+        reason = f"{manifest.runtime.providers[0].name} is not here; verify again on the board"
+        if loaded.facts.simulated:
+            reason = f"{loaded.facts.because}; verify again where it is"
+        rows.append(unavailable("relative_error", manifest.device, reason, "device"))
         if verdict.status != "none":
             verdict = Verdict("pending", verdict.text)
     return _report(bundle, rows, verdict, facts)
@@ -138,11 +141,27 @@ def measure(
     here = measuring.place(report.machine)
     found = explore(Path(path), conditions, threads=threads, allow_fallback=allow_fallback, where=here, progress=progress)
     machine, notes = {**report.machine, **dict(found.machine)}, (*report.notes, *found.notes)
-    report = replace(report, rows=(*report.rows, *found.rows), machine=machine, notes=notes)
+    report = replace(report, rows=(*report.rows, *_shares(Path(path), report), *found.rows), machine=machine, notes=notes)
     if data is None:
         return report
     rows, verdict = _accuracy(measuring.opened(path), data, threads, allow_fallback, progress)
     return replace(report, rows=(*report.rows, *rows), contract=verdict)
+
+
+def _shares(path: Path, report: Report) -> tuple[Figure, ...]:
+    """How much of the device the run used, where this is the device and the report of the export counts the work."""
+    if not report.machine["is_device"]:
+        return ()
+    try:
+        macs = measuring.opened(path).report().find("macs")
+    except BundleError:
+        return ()  # a bundle that travelled without its report
+    if macs is None or not macs.value:
+        return ()
+    board = device.this_machine() if report.device == device.THIS_MACHINE else device.profile(report.device)
+    threads, precision = int(report.machine.get("threads", 0)), str(report.machine["precision"])
+    on_gpu = report.target == "jetson"
+    return efficiency.shares(report.rows, int(macs.value), board, precision=precision, on_gpu=on_gpu, threads=threads)
 
 
 def cuts(
@@ -244,6 +263,8 @@ def build(
 
             stem = bundle.path.name.removesuffix(".zip").removesuffix(".edge")
             folder = Path(out) if out is not None else bundle.path.with_name(f"{stem}.build")
+            if folder.exists() and not folder.is_dir():
+                raise BundleError(f"{folder} is there already, and is a file", "give another --out: a folder to build in")
             found = building.make(bundle, folder, progress) if kind == "make" else building.vendor(bundle, step, folder, progress)
             rows += found[0]
             notes += found[1]

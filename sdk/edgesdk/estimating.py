@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
 from edgesdk_targets import device as devices
+from edgesdk_targets import efficiency
 from edgesdk_targets.figure import counted
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Target, make
@@ -105,6 +106,11 @@ def _estimated(
         counted("params", sums.params, "counted from the layers"),
         counted("weight_bytes", sums.weight_bytes, "counted from the layers"),
     )
+    if backend.name != "fpga":
+        threads = threads or int(getattr(backend, "threads", 0))
+        on_gpu = _backend_of(runtime or own_runtime(backend)) != "cpu"
+        given = _precision(layers, precision)
+        rows = (*rows, *efficiency.shares(rows, sums.macs, backend.device, precision=given, on_gpu=on_gpu, threads=threads))
     only = backend.device.estimate_only
     notes = (f"nothing can be exported to {backend.device.name}: {only}",) if only else ()
     return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
@@ -180,12 +186,16 @@ def _backend(runtime: str, profile: devices.DeviceProfile, fitted: Fitted | None
         raise TargetError(
             f"unknown runtime {runtime!r}; measurements are known of: {', '.join(known)}", "give one with --runtime"
         )
-    backend = BACKENDS.get(runtime, "cpu")
+    backend = _backend_of(runtime)
     if backend in ("gpu-cuda", "gpu-tensorrt") and profile.get("compute_capability", str) is None:
         if runtime in published_runtimes():
             return "cpu"
         raise DeviceError(f"{runtime} computes on NVIDIA's GPUs, and {profile.name} has none", "leave --runtime out")
     return backend
+
+
+def _backend_of(runtime: str) -> str:
+    return BACKENDS.get(runtime, "cpu")
 
 
 def _cores(profile: devices.DeviceProfile, threads: int) -> int | None:

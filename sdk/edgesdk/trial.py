@@ -20,7 +20,7 @@ from edgesdk_converters import accuracy
 from edgesdk_converters.errors import ContractBroken, ModelError, RecipeError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
-from edgesdk_targets import golden, runner
+from edgesdk_targets import efficiency, golden, runner
 from edgesdk_targets.bundle import Manifest, Optimization
 from edgesdk_targets.figure import Figure, counted, unavailable
 from edgesdk_targets.measure import machine_facts, peak_memory_bytes
@@ -242,7 +242,10 @@ class Trial:
         if loaded.facts.fallback:
             provider = manifest.runtime.providers[0].name
             reason = f"{provider} is not here: measure on the board with edgesdk measure"
-            rows.append(unavailable("latency_ms", manifest.device, reason, "device"))
+            if loaded.facts.simulated:  # which is never timed
+                reason = f"{loaded.facts.because}: edgesdk verify or edgesdk run, where it is"
+            else:
+                rows.append(unavailable("latency_ms", manifest.device, reason, "device"))
             rows.append(unavailable("relative_error", manifest.device, reason, "device"))
             verdict = Verdict("pending", f"{verdict.text}; that is on {loaded.facts}, not yet on {provider}")
         entry, golden_files = golden.make(
@@ -253,6 +256,7 @@ class Trial:
         manifest = replace(manifest, golden=entry, contract=promise | {"status": verdict.status, "text": verdict.text})
         rows += accuracy_rows
         rows += known
+        rows += efficiency.compression(rows)
         rows.append(Figure("export_s", time.perf_counter() - begin, "measured", here, "this export, without writing", n=1))
         rows.append(
             Figure(

@@ -18,7 +18,7 @@ UNITS = {
     "speed_ratio": "", "instructions": "", "instruction_ratio": "", "source_speed_ratio": "",
     "source_instruction_ratio": "", "retention": "", "leakage_psnr_db": "dB", "leakage_ssim": "", "worst_slice_retention": "",
     "lut": "", "ff": "", "dsp": "", "bram": "", "uram": "", "io": "", "cycles": "cycles", "initiation_interval": "cycles",
-    "mismatches": "",
+    "mismatches": "", "peak_share": "", "memory_share": "", "size_ratio_times_retention": "",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import edgesdk
 from edgesdk_converters.errors import ContractBroken, DeviceError, TargetError
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets.bundle import Provider, open_bundle
+from edgesdk_targets.device import total_memory_bytes
 
 ROOT = Path(__file__).parents[2]
 CNN = ROOT / "examples" / "fashion" / "fashion_cnn.onnx"
@@ -63,6 +64,17 @@ def test_measured_rows_name_this_machine_and_the_board_stays_unavailable(pi: Pat
     assert "p99" not in measured[0].percentiles
     device = report.find("latency_ms", "device")
     assert device is not None and device.provenance == "unavailable"
+
+
+def test_a_run_on_its_device_tells_how_much_of_it_was_used_and_on_another_does_not(pi: Path, tmp_path: Path) -> None:
+    assert edgesdk.measure(pi, runs=3).find("memory_share") is None
+    here = edgesdk.export(CNN, target="server", out=tmp_path / "here.edge").path
+    report = edgesdk.measure(here, runs=3)
+    memory, used = report.find("memory_share"), report.find("peak_memory_bytes")
+    assert memory is not None and used is not None and used.value
+    assert memory.provenance == "measured" and memory.value == pytest.approx(used.value / total_memory_bytes())
+    here.with_name("here.report.json").unlink()
+    assert edgesdk.measure(here, runs=3).find("memory_share") is None  # nothing says how much work it is
 
 
 def test_measuring_on_anything_but_this_machine_is_refused(pi: Path) -> None:
