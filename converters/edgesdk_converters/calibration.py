@@ -127,7 +127,12 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     except MemoryError as error:
         raise ModelError(f"{path} does not fit into memory: {error}", "give fewer samples; is the file damaged?") from error
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"{path} is no .npz file of plain arrays: {error}", hint) from error
+        told = str(error)
+        if "pickle" in told:  # numpy's own advice, on files that it does not know, is to trust them
+            kind = path.suffix.lower()
+            told = "it holds Python objects" if zipfile.is_zipfile(path) else "it is no archive"
+            told += f", and a {kind} file by its name" if kind not in ("", ".npz") else ""
+        raise ModelError(f"{path} is no .npz file of plain arrays: {told}", hint) from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise ModelError(f"{path} is no .npz file: its member {name!r} is no array", hint)

@@ -128,6 +128,13 @@ class Quantize:
                 f"flavour {self.flavour} takes {wanted} from data, and there are only {given.train.origin}",
                 "give real inputs with --train FILE.npz (or --data, of which a part is then used)",
             )
+        if self.needs_calibration and not len(given.train):
+            raise PassError(
+                self.name,
+                f"no sample of {given.train.origin} is left to calibrate: a file that is alone is split, 80 % to calibrate and "
+                "20 %, at least one, to check; what equals one of those is left out",
+                "give 2 or more different samples (100 or more are usual), or --train and --data apart",
+            )
         model = named(model)
         if self.flavour == "fixed":
             asked = (*self.keep, *self.only, *self.node_bits)

@@ -30,6 +30,12 @@ COSTLIEST = 3
 DENSE_SHARE = 0.5
 """Of all MACs, in dense layers, from which on dynamic int8 counts as int8."""
 
+LOWER = "or --precision fp16, or a larger --max-drop"
+MORE_BITS = (
+    "give more bits: --set bits=N, or --set quantize.widths=NODE=BITS for single nodes; or train them, --qat EPOCHS; "
+    "or a larger --max-drop or --max-relative-error"
+)
+
 Build = Callable[[Candidate], Attempt]
 
 
@@ -100,7 +106,7 @@ def choose(
     if len(found) == 1 and not found[0].repairs:
         only = _only(found[0], build)
         if only.prepared is None:
-            raise _broken([only], trial) from only.error
+            raise _broken([only], trial, backend) from only.error
         return only.prepared
 
     def tried(candidate: Candidate) -> Attempt:
@@ -122,12 +128,12 @@ def choose(
         finalists = [one for one in ranking.ranked(finalists) if one.prepared is not None]
     attempts = [one for group in groups for one in group]
     if not finalists:
-        raise _broken(attempts, trial)
+        raise _broken(attempts, trial, backend)
     best = finalists[0]
     for attempt in finalists[1:]:
         if attempt.gain > ranking.needed(attempt, best) * best.gain:
             best = attempt
-    return _told(best, attempts, finalists, ranking)
+    return _told(best, attempts, finalists, ranking, backend)
 
 
 def _held(group: Sequence[Attempt]) -> Attempt | None:
@@ -167,7 +173,7 @@ def _repair(
                 best = timed
 
 
-def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], ranking: Ranking) -> Prepared:
+def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt], ranking: Ranking, backend: Target) -> Prepared:
     """The winner, with the story of the choice in its report."""
     speeds = {attempt.candidate.name: attempt.speed for attempt in ranked}
     rows, notes = [], []
@@ -181,7 +187,8 @@ def _told(best: Attempt, attempts: Sequence[Attempt], ranked: Sequence[Attempt],
     found = [best.speed] if best.speed is not None and best.candidate.precision != "fp32" else []
     found = [replace(row, segment=part) if row.segment == "whole" else row for row in (*found, *best.rows)]
     report = replace(report, rows=(*report.rows, *found))
-    notes += [_reason(best, ranked), *ranking.notes(best, ranked)]
+    is_choice = len(backend.precisions) > 1 or len(attempts) > 1
+    notes += [*([_reason(best, ranked)] if is_choice else []), *ranking.notes(best, ranked)]
     judged = sum(1 for attempt in attempts if attempt.prepared is not None or isinstance(attempt.error, ContractBroken))
     if judged > 1:
         of = "" if part == "whole" else f" for the {part}"
@@ -246,7 +253,7 @@ def _reason(best: Attempt, ranked: Sequence[Attempt]) -> str:
     return f"{best.candidate.name} kept: {told(best.speed)}{others}"
 
 
-def _broken(attempts: Sequence[Attempt], trial: Yardstick) -> EdgeError:
+def _broken(attempts: Sequence[Attempt], trial: Yardstick, backend: Target) -> EdgeError:
     """One error for the whole: what broke first, which layers cost most, what would hold."""
     broken = [attempt for attempt in attempts if isinstance(attempt.error, ContractBroken)]
     if not broken:
@@ -255,13 +262,14 @@ def _broken(attempts: Sequence[Attempt], trial: Yardstick) -> EdgeError:
     first, last = broken[0], broken[-1]
     assert isinstance(first.error, ContractBroken)
     costly = trial.most_sensitive(first.candidate.recipe)[:COSTLIEST]
+    more_bits = MORE_BITS if set(backend.precisions) == {"fixed"} else ""  # there is no other precision to go to
     if not costly:
-        return first.error
+        return ContractBroken(first.error.message, more_bits) if more_bits else first.error
     told = ", ".join(f"{one.layer} ({one.output_sqnr_db:.0f} dB alone)" for one in costly)
     message = f"{first.candidate.name}: {first.error.message}; the layers that cost most: {told}"
     if len(broken) > 1:
         assert last.error is not None
         message += f"; {len(broken) - 1} repairs did not do either, the last ({last.candidate.name}): {last.error.message}"
-        return ContractBroken(message, "--precision auto keeps what holds; or --precision fp16, or a larger --max-drop")
+        return ContractBroken(message, more_bits or f"--precision auto keeps what holds; {LOWER}")
     repaired = "--set quantize.repair=true tries repairs" if not first.candidate.repairs else "--precision auto keeps what holds"
-    return ContractBroken(message, f"{repaired}; or --precision fp16, or a larger --max-drop")
+    return ContractBroken(message, more_bits or f"{repaired}; {LOWER}")

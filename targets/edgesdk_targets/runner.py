@@ -48,7 +48,8 @@ DEFAULTS = RunOptions()
 class RunnerFacts:
     """What really runs: runtime, version, providers in use and how many nodes each got (empty where it cannot be told).
 
-    `simulated`: it is a simulation of the hardware, whose answers are its answers and whose time says nothing.
+    `simulated`: it is a simulation of the hardware, whose answers are its answers and whose time says nothing. `because`: why a
+    fallback runs, where that is known.
     """
 
     runtime: str
@@ -57,6 +58,7 @@ class RunnerFacts:
     fallback: bool = False
     nodes: Mapping[str, int] = field(default_factory=dict)
     simulated: bool = False
+    because: str = ""
 
     @property
     def provenance(self) -> Provenance:
@@ -64,7 +66,9 @@ class RunnerFacts:
         return "simulated" if self.simulated else "measured"
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self.version}, {', '.join(self.providers)}"
+        named = [name for name in self.providers if name != self.runtime]
+        since = [f"since {self.because}"] if self.because else []
+        return ", ".join([f"{self.runtime} {self.version}".rstrip(), *named, *since])
 
 
 class Runner(Protocol):

@@ -116,6 +116,18 @@ def test_files(tmp_path: Path) -> None:
         Samples.load(tmp_path / "absent.npz", SIGNATURE)
 
 
+def test_a_file_of_another_kind_is_named_without_advice_to_trust_it(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x08\x12\x07edgesdk")
+    np.savez(tmp_path / "objects.npz", **data(slice=np.array([{}] * 6, dtype=object)))
+    for name, told in {
+        "net.onnx": "it is no archive, and a .onnx file by its name",
+        "objects.npz": "it holds Python objects",
+    }.items():
+        with pytest.raises(ModelError) as caught:
+            Samples.load(tmp_path / name, SIGNATURE)
+        assert caught.value.message == f"{tmp_path / name} is no .npz file of plain arrays: {told}"
+
+
 def test_a_digest_is_that_of_the_data() -> None:
     samples = Samples.from_arrays(data(), SIGNATURE, "d")
     assert samples.digest() == Samples.from_arrays(data(), SIGNATURE, "other").digest()

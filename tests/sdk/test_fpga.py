@@ -15,7 +15,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgesdk
-from edgesdk_converters.errors import ContractBroken, DeviceError, DoesNotFit, RecipeError, TargetError, ToolError, Unsupported
+from edgesdk_converters.errors import (
+    BundleError,
+    ContractBroken,
+    DeviceError,
+    DoesNotFit,
+    ModelError,
+    PassError,
+    RecipeError,
+    TargetError,
+    ToolError,
+    Unsupported,
+)
 from edgesdk_converters.integer_program import Dense
 from edgesdk_converters.model import Model
 from edgesdk_converters.reference import Reference
@@ -120,7 +131,15 @@ def test_running_a_bundle_runs_its_own_design_to_the_bit(flow: str, request: pyt
     bundle = request.getfixturevalue(flow)
     x = np.concatenate([samples["x"][:3], np.full((1, 8), 1e6, np.float32), np.full((1, 8), -1e6, np.float32)])
     assert np.array_equal(answers(bundle, x), fixed_answers(bundle, x))
-    assert edgesdk.verify(bundle.path).contract.status == "passed"
+    found = edgesdk.verify(bundle.path)
+    assert found.contract.status == "passed"
+    compared = [row for row in found.rows if row.name in ("relative_error", "max_abs_error")]
+    assert len(compared) == 3 and {row.provenance for row in compared} == {"simulated"}
+
+
+def test_nan_in_an_input_is_refused_by_name(logic: edgesdk.Bundle) -> None:
+    with pytest.raises(ModelError, match="input 'x' holds NaN"):
+        answers(logic, np.full((1, 8), np.nan, np.float32))
 
 
 def test_the_cpp_of_a_project_agrees_and_its_cost_is_an_estimate(project: edgesdk.Bundle) -> None:
@@ -161,6 +180,12 @@ def test_without_its_simulator_the_contract_waits(
     found = report.find("lut")
     assert found is not None and found.provenance == "estimated"
     assert any("not synthesised" in note and "yosys" in note for note in report.notes)
+    assert "integer reference, since verilator is not installed" in report.contract.text
+    for told in (report, edgesdk.verify(made.path)):
+        advised = told.find("relative_error", "device")
+        assert advised is not None and "verilator is not installed" in advised.method
+        assert "measure" not in advised.method and "verify" in advised.method
+    assert report.find("latency_ms", "device") is None
     with pytest.raises(ToolError, match="not installed"):
         edgesdk.load(made.path)
 
@@ -188,9 +213,9 @@ def test_one_wrong_bit_in_a_weight_is_caught(logic: edgesdk.Bundle) -> None:
 @pytest.mark.parametrize(
     ("settings", "device", "error", "told"),
     [
-        ({"bits": "1"}, "ecp5-25k", TargetError, "allowed: 2 to 16"),
+        ({"bits": "1"}, "ecp5-25k", RecipeError, "allowed: 2 to 16"),
         ({"flow": "hls4ml"}, "ecp5-25k", TargetError, "no back end"),
-        ({"clock_ns": "0.1"}, "pynq-z2", TargetError, "allowed: 0.5 to 1000"),
+        ({"clock_ns": "0.1"}, "pynq-z2", RecipeError, "allowed: 0.5 to 1000"),
         ({"flow": "hdl"}, "pynq-z2", RecipeError, "flow"),
         ({"multipliers": "0"}, "pynq-z2", RecipeError, "at least 1"),
         ({"speed": "1"}, "pynq-z2", RecipeError, "has no option 'speed'"),
@@ -201,6 +226,19 @@ def test_settings_that_do_not_exist_are_refused(
 ) -> None:
     with pytest.raises(error, match=told):
         edgesdk.export(model, device=device, settings=settings, data=samples)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("option", ["data", "train"])
+def test_where_no_sample_is_left_to_calibrate_it_is_said_and_how_many_are_needed(
+    model: Model, samples: Any, option: str, count: int, tmp_path: Path
+) -> None:
+    """One file is split: of one sample, or of one several times over, all are to check."""
+    same = {"x": np.repeat(samples["x"][:1], count, axis=0)}
+    with pytest.raises(PassError, match=r"no sample of .* is left to calibrate") as caught:
+        data, train = (same, None) if option == "data" else (None, same)
+        edgesdk.export(model, device="ecp5-25k", out=tmp_path / "n.edge", data=data, train=train)
+    assert "2 or more different samples" in caught.value.hint and "--train and --data apart" in caught.value.hint
 
 
 def test_an_operator_without_an_exact_form_is_refused_by_name(samples: Any, tmp_path: Path) -> None:
@@ -235,6 +273,8 @@ def test_a_back_end_that_only_its_vendor_compiles_gets_its_project_and_the_contr
     found = report.find("mismatches", "hls4ml")
     assert found is not None and found.provenance == "unavailable" and "headers" in found.method
     assert any(name.startswith("build/") and name.endswith("network.cpp") for name in made.manifest.files)
+    assert any("hls4ml's default" in note for note in report.notes) and "hls4ml's default" in made.manifest.plan[0]["note"]
+    assert report.find("lut").provenance == "unavailable"  # type: ignore[union-attr]
 
 
 def test_a_simulator_that_fails_is_an_error_and_no_missing_one(
@@ -252,6 +292,28 @@ def test_a_simulator_that_fails_is_an_error_and_no_missing_one(
         with pytest.raises(ToolError, match="ended with 1"):
             edgesdk.export(model, device=device, settings=settings, data=samples, max_relative_error=0.5, out=tmp_path / "n.edge")
         assert not (tmp_path / "n.edge").exists()
+
+
+def test_a_broken_contract_advises_what_logic_has(model: Model, samples: Any, tmp_path: Path) -> None:
+    settings = {"bits": "2", "tools": "none"}
+    with pytest.raises(ContractBroken) as caught:
+        edgesdk.export(
+            model, device="ecp5-25k", settings=settings, data=samples, max_relative_error=1e-4, out=tmp_path / "n.edge"
+        )
+    assert all(told in caught.value.hint for told in ("--set bits=N", "--set quantize.widths=", "--qat"))
+    assert "precision" not in caught.value.hint
+
+
+def test_where_there_is_one_precision_no_note_tells_of_a_choice(logic: edgesdk.Bundle) -> None:
+    assert not any("speeds are not known" in note for note in logic.report().notes)
+
+
+def test_build_into_a_file_says_what_is_there(logic: edgesdk.Bundle, tmp_path: Path) -> None:
+    there = tmp_path / "one.npz"
+    there.write_bytes(b"kept")
+    with pytest.raises(BundleError, match="is there already, and is a file") as caught:
+        edgesdk.build(logic.path, out=there)
+    assert "folder" in caught.value.hint and there.read_bytes() == b"kept"
 
 
 def test_a_simulators_time_is_never_a_latency(logic: edgesdk.Bundle) -> None:

@@ -34,6 +34,9 @@ def test_an_unknown_runtime_lists_the_known_ones(small_bundle: Bundle) -> None:
 def test_facts_read_as_one_line() -> None:
     facts = runners.RunnerFacts("onnxruntime", "1.32.0", ("A", "B"))
     assert str(facts) == "onnxruntime 1.32.0, A, B"
+    assert str(runners.RunnerFacts("verilator", "5.006", ("verilator",))) == "verilator 5.006"
+    instead = runners.RunnerFacts("reference", "", ("reference",), fallback=True, because="verilator is not installed")
+    assert str(instead) == "reference, since verilator is not installed"
 
 
 def test_a_loaded_bundle_runs_and_closes(small_bundle: Bundle) -> None:

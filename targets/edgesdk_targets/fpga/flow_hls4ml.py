@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgesdk_converters.errors import MissingTool, TargetError, Unsupported
+from edgesdk_converters.errors import MissingTool, RecipeError, Unsupported
 
 from ..bundle import Bundle, Provider, Runtime
 from ..figure import Figure, Interval, unavailable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BUILD = "build/"
 OPTIONS = ("backend", "io_type", "strategy", "reuse_factor")
+COSTS = ("lut", "ff", "dsp", "bram", "cycles")
 VECTORS = 1_000
 LARGEST = 10**9
 _ENTRY = re.compile(r"(?P<node>.+?)=(?P<factor>[0-9]{1,10})(?:,|$)|(?P<rest>.+)", re.ASCII | re.DOTALL)
@@ -34,9 +35,11 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     """The project under build/ with the commands that build it, and the interface for the host."""
     from .hls4ml_flow import Options, project
 
-    part = target.device.get("part", str) or ""
+    part, told = part_for(target)
     config = {"flow": "hls4ml", "name": program.name, "part": part, "clock_ns": f"{1e3 / target.clock_mhz:g}"}
     config |= {name: str(getattr(target, name)) for name in OPTIONS}
+    if target.backend == "vivadoaccelerator":
+        config["board"] = target.device.name
     if target.reuse_factors:
         config["reuse_factors"] = ",".join(target.reuse_factors)
     made = project(program, _options(config, Options))
@@ -44,11 +47,24 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     runtime = Runtime("fpga", f"{BUILD}{body}", providers=(Provider("g++"),), config=config)
     files = {f"{BUILD}{name}": data for name, data in made.files.items()}
     files[interface.FILE] = interface.Interface.of(program, dtypes).to_bytes()
-    step = {
+    step: dict[str, Any] = {
         "step": "vendor", "folder": BUILD.rstrip("/"), "commands": [list(command) for command in made.build.commands],
         "tool": made.build.tool, "tool_name": made.build.tool_name,
     }  # fmt: skip
-    return Compiled(files, runtime, (step,), made.notes)
+    if told:
+        step["note"] = told
+    return Compiled(files, runtime, (step,), (*made.notes, *([told] if told else [])))
+
+
+def part_for(target: Fpga) -> tuple[str, str]:
+    """The device's part, or hls4ml's own choice with a sentence that says so where the back end takes no part of that vendor."""
+    from .hls4ml_backends import BACKENDS, XILINX
+
+    part, backend = target.device.get("part", str) or "", BACKENDS[target.backend]
+    if backend.takes(part):
+        return part, ""
+    told = f"part {backend.part} is hls4ml's default for {backend.name}, whose tools are for {backend.vendor}'s parts; "
+    return backend.part, told + f"{target.device.title} has a {XILINX} part, {part}"
 
 
 def kept_in(bundle: Bundle, program: IntegerProgram) -> Project:
@@ -112,7 +128,10 @@ def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
     from .hls4ml_constants import read_constants
     from .hls4ml_estimate import estimate
 
-    part = target.device.get("part", str) or ""
+    part, other = part_for(target)
+    if other:
+        reason = f"the estimate's constants are of Vitis, for Xilinx parts; {other}"
+        return tuple(unavailable(name, target.device.name, reason) for name in COSTS)
     try:
         found = estimate(
             layers, reuse_factor=target.reuse_factor, reuse_factors=reuse_factors(",".join(target.reuse_factors)),
@@ -120,20 +139,21 @@ def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
             constants=read_constants(Path(target.constants)) if target.constants else None,
         )  # fmt: skip
     except Unsupported as error:
-        return tuple(unavailable(name, target.device.name, error.message) for name in ("lut", "ff", "dsp", "bram", "cycles"))
-    return tuple(replace(row, where=target.device.name) for row in found)
+        return tuple(unavailable(name, target.device.name, error.message) for name in COSTS)
+    by = "" if target.backend == "vitis" else f"estimated for vitis, not for {target.backend}: "
+    return tuple(replace(row, where=target.device.name, method=f"{by}{row.method}") for row in found)
 
 
 def reuse_factors(text: str) -> dict[str, int]:
-    """Of single nodes, from `NODE=FACTOR,NODE=FACTOR`; nodes may have commas in them. Raises TargetError for other text."""
+    """Of single nodes, from `NODE=FACTOR,NODE=FACTOR`; nodes may have commas in them. Raises RecipeError for other text."""
     found: dict[str, int] = {}
     for entry in _ENTRY.finditer(text):
         node, factor = entry["node"], entry["factor"]
         if not node or factor is None or not 1 <= int(factor) <= LARGEST:
             told = f"expected NODE=FACTOR, the factor a whole number from 1 to {LARGEST:,}"
-            raise TargetError(f"reuse_factors: {entry[0].rstrip(',')!r}: {told}", "--set reuse_factors=fc1=16,fc2=32")
+            raise RecipeError(f"reuse_factors: {entry[0].rstrip(',')!r}: {told}", "--set reuse_factors=fc1=16,fc2=32")
         if node in found:
-            raise TargetError(f"reuse_factors has two for {node!r}: {found[node]} and {factor}", "give one")
+            raise RecipeError(f"reuse_factors has two for {node!r}: {found[node]} and {factor}", "give one")
         found[node] = int(factor)
     return found
 
@@ -142,5 +162,5 @@ def _options(config: Mapping[str, str], cls: type[Options]) -> Options:
     return cls(
         backend=config["backend"], part=config["part"], clock_ns=float(config["clock_ns"]),  # type: ignore[arg-type]
         io_type=config["io_type"], strategy=config["strategy"], reuse_factor=int(config["reuse_factor"]),  # type: ignore[arg-type]
-        reuse_factors=reuse_factors(config.get("reuse_factors", "")),
+        reuse_factors=reuse_factors(config.get("reuse_factors", "")), board=config.get("board", "pynq-z2"),
     )  # fmt: skip

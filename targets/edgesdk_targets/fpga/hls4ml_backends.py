@@ -12,6 +12,7 @@ SPATIAL = FLAT | {
     "BatchNormalization", "LeakyReLU", "Merge", "Concatenate", "Transpose", "Conv1D", "Conv2D", "MaxPooling1D", "MaxPooling2D",
     "AveragePooling1D", "AveragePooling2D", "ZeroPadding1D", "ZeroPadding2D",
 }  # fmt: skip
+XILINX = "Xilinx"
 WHOLE = SPATIAL | {"DepthwiseConv1D", "DepthwiseConv2D", "Cropping1D", "Cropping2D", "UnaryLUT"}
 
 
@@ -19,7 +20,8 @@ WHOLE = SPATIAL | {"DepthwiseConv1D", "DepthwiseConv2D", "Cropping1D", "Cropping
 class Backend:
     """What a back end of hls4ml 1.3 has: the `kinds` of layers that it computes exactly, and the `unstreamed` ones among them.
 
-    `tool` is the program of the vendor that builds need. `inexact_means`: it rounds the quotient of an average in its own way.
+    `tool` is the program of the vendor that builds need, `part` the one of hls4ml's own choice, `vendor` whose parts it takes.
+    `inexact_means`: it rounds the quotient of an average in its own way.
     Without `includes`, folders of headers in a project, nothing but the vendor's tool compiles it.
     """
 
@@ -31,6 +33,11 @@ class Backend:
     unstreamed: frozenset[str] = frozenset()
     inexact_means: bool = False
     includes: tuple[str, ...] = ()
+    vendor: str = XILINX
+
+    def takes(self, part: str) -> bool:
+        """Whether its tool builds for a part: any but those of another vendor."""
+        return not part.lower().startswith("xc") or self.vendor == XILINX
 
 
 _XILINX_HLS = "Xilinx Vivado HLS (2020.1 or earlier)"
@@ -47,9 +54,9 @@ BACKENDS: Mapping[str, Backend] = {
         Backend("vivado", "vivado_hls", _XILINX_HLS, "xc7z020clg400-1", includes=_AP),
         Backend("vivadoaccelerator", "vivado_hls", _XILINX_HLS, "", includes=_AP),
         Backend("catapult", "catapult", "Siemens Catapult HLS", _KU115, SPATIAL, _TURNS, inexact_means=True, includes=_CATAPULT),
-        Backend("quartus", "i++", _INTEL_HLS, "Arria10", SPATIAL, _TURNS, inexact_means=True, includes=_AC),
-        Backend("oneapi", "icpx", _ONEAPI, "Agilex7", SPATIAL, _TURNS, inexact_means=True),
-        Backend("libero", "shls", "Microchip Libero SoC with SmartHLS", "MPF300", FLAT, FLAT),
+        Backend("quartus", "i++", _INTEL_HLS, "Arria10", SPATIAL, _TURNS, inexact_means=True, includes=_AC, vendor="Intel"),
+        Backend("oneapi", "icpx", _ONEAPI, "Agilex7", SPATIAL, _TURNS, inexact_means=True, vendor="Intel"),
+        Backend("libero", "shls", "Microchip Libero SoC with SmartHLS", "MPF300", FLAT, FLAT, vendor="Microchip"),
     )
 }
 """hls4ml's ninth back end, symbolicexpression, takes formulas instead of layers."""

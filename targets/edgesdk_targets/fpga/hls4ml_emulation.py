@@ -63,7 +63,7 @@ def compiled(project: Project, progress: Callable[[str], None] = runner.silent, 
     """The project's library in the user's cache, built where it is not there yet."""
     backend = BACKENDS[project.options.backend]
     if not backend.includes:
-        told = f"its headers come only with {backend.tool_name}"
+        told = f"the headers of its C++ come only with {backend.tool_name}"
         target = f"fpga (hls4ml, {backend.name})"
         raise Unsupported(target, project.options.name, "emulation with g++", told, "emulate with back end vitis")
     path = shutil.which(COMPILER)

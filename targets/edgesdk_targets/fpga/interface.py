@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.errors import BundleError
+from edgesdk_converters.errors import BundleError, ModelError
 from edgesdk_converters.integer_program import Codes, IntegerProgram, Integers, Rounding
 
 Array = NDArray[Any]
@@ -42,7 +42,10 @@ class Interface:
         return cls(tuple(inputs), tuple(Port(program.tensors[name], dtypes[name]) for name in program.outputs))
 
     def encode(self, feed: Mapping[str, Array]) -> dict[str, Integers]:
-        """Codes of values, both with a batch axis in front."""
+        """Codes of values, both with a batch axis in front; infinity saturates. Raises ModelError for NaN, which has no code."""
+        for name in _names(self.inputs):
+            if np.isnan(np.asarray(feed[name], np.float32)).any():
+                raise ModelError(f"input {name!r} holds NaN", "drop or repair such samples: integers have no code for NaN")
         return self._empty().encode(feed)
 
     def decode(self, codes: Mapping[str, Integers]) -> list[Array]:

@@ -81,5 +81,7 @@ class FpgaRunner:
         except (MissingTool, Unsupported) as error:
             if not options.allow_fallback:
                 raise
-            return self._program.run, RunnerFacts(REFERENCE, f"as {error.message}", (REFERENCE,), fallback=True, simulated=True)
+            because = f"{error.tool} is not installed" if isinstance(error, MissingTool) else error.reason
+            facts = RunnerFacts(REFERENCE, "", (REFERENCE,), fallback=True, simulated=True, because=because)
+            return self._program.run, facts
         return simulate, RunnerFacts(name, version, (name,), simulated=True)

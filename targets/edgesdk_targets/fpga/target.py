@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from edgesdk_converters.errors import TargetError, Unsupported
+from edgesdk_converters.errors import RecipeError, TargetError, Unsupported
 
 from .. import runner
 from ..bundle import Bundle
 from ..figure import Figure
 from ..target import Compiled, Completed, Segment, Target
-from . import flow_hls4ml, flow_rtl
+from . import flow_hls4ml, flow_rtl, tool_process
 from .evidence import MODEL
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Fpga(Target):
     `target_cycles` (0: as fast as the budget allows), `port_bits` (8, 16), `tools` (how far free tools go at export: auto, or
     none, synthesis, routing), `tool_minutes` (the longest that they may take). Of hls4ml: `backend`, `strategy` (latency,
     resource), `reuse_factor`, `reuse_factors` (NODE=FACTOR of single nodes in its place, joined by commas), `io_type`,
-    `constants` (of the estimate: a file that edgesdk fit wrote).
+    `constants` (of the estimate: a file that edgesdk fit wrote). Raises RecipeError for values that are not allowed, and
+    TargetError for a device that hls4ml has no back end for.
     """
 
     name: ClassVar[str] = "fpga"
@@ -57,17 +59,42 @@ class Fpga(Target):
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:
-            raise TargetError(f"bits is {self.bits}; allowed: 2 to 16")
+            raise RecipeError(f"bits is {self.bits}; allowed: 2 to 16")
         if self.clock_ns and not 0.5 <= self.clock_ns <= 1000:
-            raise TargetError(f"clock_ns is {self.clock_ns:g}; allowed: 0.5 to 1000, or 0 for the device's own")
+            raise RecipeError(f"clock_ns is {self.clock_ns:g}; allowed: 0.5 to 1000, or 0 for the device's own")
         if not 0 < self.tool_minutes <= 24 * 60:
-            raise TargetError(f"tool_minutes is {self.tool_minutes:g}; allowed: above 0, up to a day")
-        if flow_hls4ml.reuse_factors(",".join(self.reuse_factors)) and self.flow != "hls4ml":
-            raise TargetError("reuse_factors are for hls4ml's layers, the flow is rtl", "give --set flow=hls4ml with them")
+            raise RecipeError(f"tool_minutes is {self.tool_minutes:g}; allowed: above 0, up to a day (1440)")
+        for name, least in (("max_weights_unrolled", 0), ("multipliers", 1), ("target_cycles", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
+        if self.port_bits not in (8, 16):
+            raise RecipeError(f"port_bits is {self.port_bits}; allowed: 8, 16")
+        self._check_reuse()
+        self._check_constants()
         if self.flow == "hls4ml" and self.is_lattice:
             raise TargetError(
                 f"hls4ml has no back end for {self.device.title}, whose family is ecp5", "give --set flow=rtl, or a Xilinx device"
             )
+
+    def _check_reuse(self) -> None:
+        if not 1 <= self.reuse_factor <= flow_hls4ml.LARGEST:
+            raise RecipeError(f"reuse_factor is {self.reuse_factor}; allowed: 1 to {flow_hls4ml.LARGEST:,}")
+        own = flow_hls4ml.reuse_factors(",".join(self.reuse_factors))
+        if self.flow != "hls4ml" and (own or self.reuse_factor != 1):
+            name = "reuse_factors are" if own else "reuse_factor is"
+            raise RecipeError(f"{name} for hls4ml's layers, the flow is rtl", "give --set flow=hls4ml too, or leave it out")
+
+    def _check_constants(self) -> None:
+        from .hls4ml_constants import read_constants
+
+        if not self.constants:
+            return
+        if not Path(self.constants).is_file():
+            raise RecipeError(f"constants: there is no file {self.constants}", "give a file that edgesdk fit wrote")
+        try:
+            read_constants(Path(self.constants))
+        except TargetError as error:
+            raise RecipeError(f"constants: {error.message}", error.hint) from error
 
     @property
     def is_lattice(self) -> bool:
@@ -110,7 +137,15 @@ class Fpga(Target):
 
     def complete(self, bundle: Bundle, progress: Callable[[str], None] = runner.silent) -> Completed:
         completed = flow_rtl.completed if self.flow == "rtl" else flow_hls4ml.completed
-        return completed(bundle, self, progress)
+        try:
+            return completed(bundle, self, progress)
+        except tool_process.TookTooLong as error:
+            if self.flow == "rtl":
+                less = "--set tools=none" + (" (or synthesis)" if self.is_lattice and self.tools != "synthesis" else "")
+                error.hint = (
+                    f"--set tool_minutes=N gives the tools more than {self.tool_minutes:g} minutes, {less} leaves them out"
+                )
+            raise
 
     def program(self, model: Model) -> IntegerProgram:
         """The integers that a model in fixed point computes. Raises Unsupported (node, operator, reason)."""

@@ -39,6 +39,10 @@ _TOLD = re.compile(r"^(?:Info: )([A-Z].*)|^(Preparing .*)")
 _ERROR = re.compile(r"error", re.IGNORECASE)
 
 
+class TookTooLong(ToolError):
+    """A tool was stopped at its deadline."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """When to stop, on time.monotonic's clock, and how long that was from the beginning, for the message."""
@@ -66,7 +70,7 @@ def run(
     limit: Limit,
     progress: Callable[[str], None],
 ) -> Ended:
-    """Run a program in a folder; all that it prints goes to `log`. Raises ToolError at the deadline, when it has been stopped."""
+    """Run a program in a folder; all that it prints goes to `log`. Raises TookTooLong when it was stopped at the deadline."""
     began = time.monotonic()
     receiver, sender = os.pipe()
     try:
@@ -116,7 +120,7 @@ def _follow(
             now = time.monotonic()
             if now >= limit.deadline:
                 at = f"{label}: {doing}" if doing else label
-                raise ToolError(
+                raise TookTooLong(
                     label, f"stopped after {limit.timeout_s:,.6g} s, in {at}", hint="a longer limit, or a smaller design"
                 )
             if now - told >= TELL_S:

@@ -178,7 +178,7 @@ def run(
     counted.
     """
     found = {step.argv[0]: find(step.argv[0]) for step in plan.steps}
-    place = Path(folder)
+    place = Path(folder).absolute()  # tools run elsewhere, and find their TMPDIR by it
     place.mkdir(parents=True, exist_ok=True)
     for step in plan.steps:
         for name in (*step.outputs, f"{step.name}.log"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgesdk_converters.errors import ToolError
-from edgesdk_targets.fpga.tool_process import Ended, Limit, phase, run
+from edgesdk_targets.fpga.tool_process import Ended, Limit, TookTooLong, phase, run
 
 Sh = Callable[..., Ended]
 
@@ -85,7 +85,7 @@ def test_progress_names_what_the_tool_does_at_least_every_second_or_so(sh: Sh) -
 
 def test_at_the_deadline_the_tool_and_its_children_are_stopped(sh: Sh, tmp_path: Path) -> None:
     script = f"sleep 300 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/tool; echo 'Info: Routing..'; wait"
-    with pytest.raises(ToolError, match=r"stopped after 0\.7 s, in tool: Routing") as caught:
+    with pytest.raises(TookTooLong, match=r"stopped after 0\.7 s, in tool: Routing") as caught:
         sh(script, timeout_s=0.7)
     assert "a longer limit" in caught.value.hint
     assert gone(int((tmp_path / "child").read_text()))

@@ -406,3 +406,11 @@ def test_a_step_sees_only_the_files_that_it_names(tmp_path: Path, fake_yosys: Pa
     with pytest.raises(ToolError):
         run(plan({**MAC_FILES, "pins.lpf": b""}, "top", PYNQ), tmp_path / "made")
     assert (tmp_path / "seen").read_text().split() == ["./mac.v", "./synthesis.ys", "./weights/w.hex"]
+
+
+def test_a_relative_folder_is_as_good_as_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ABC finds its files by TMPDIR, and runs in another folder than the one that the path is relative to."""
+    monkeypatch.chdir(tmp_path)
+    done = run(plan({"adders.v": ADDERS}, "top", ECP5, until="synthesis"), "made")
+    assert done.folder == tmp_path / "made"
+    assert values(done)["ff"] == 28
