@@ -25,6 +25,7 @@ from .serve_verbs import ray, remote_arguments, remote_options, serve, triton
 from .terminal import JSON as _JSON
 from .terminal import PATH as _PATH
 from .terminal import SHAPE as _SHAPE
+from .terminal import STOPS
 from .terminal import progress as _progress
 from .terminal import show as _show
 
@@ -355,11 +356,11 @@ def main() -> None:
 
     SIGTERM stops as Ctrl-C does, so that what was started here ends too and temporary files go.
     """
-    stops: list[int] = []
+    STOPS.clear()
     if threading.current_thread() is threading.main_thread():
 
         def stop_now(number: int, frame: object) -> None:
-            stops.append(number)
+            STOPS.append(number)
             raise KeyboardInterrupt
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -367,10 +368,10 @@ def main() -> None:
     try:
         _answer()
     except KeyboardInterrupt:
-        _stopped(stops)
+        _stopped(STOPS)
     except Exception:
-        if stops:  # extension modules turn the interrupt into errors of their own
-            _stopped(stops)
+        if STOPS:  # extension modules turn the interrupt into errors of their own
+            _stopped(STOPS)
         raise
 
 

@@ -16,6 +16,10 @@ PATH = click.Path(path_type=Path, readable=False)  # whether it can be read is s
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; all else goes to stderr.")
 SHAPE = click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Make dynamic dimensions static.")
 
+STOPS: list[int] = []
+"""Signals that came to end this run. Where the interrupt that they raise is lost (libraries drop what is raised in their
+callbacks, and so do some imports), the next line of progress raises it again."""
+
 
 def show(data: Any, shown: str, as_json: bool) -> None:
     """Print one or the other."""
@@ -26,7 +30,7 @@ def show(data: Any, shown: str, as_json: bool) -> None:
 def progress() -> Iterator[Progress]:
     """Progress on stderr: a spinner with the time spent on a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda message: click.echo(message, err=True)
+        yield _until_stopped(lambda message: click.echo(message, err=True))
         return
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -35,4 +39,13 @@ def progress() -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda message: bar.update(task, description=message)
+        yield _until_stopped(lambda message: bar.update(task, description=message))
+
+
+def _until_stopped(tell: Progress) -> Progress:
+    def told(message: str) -> None:
+        if STOPS:
+            raise KeyboardInterrupt
+        tell(message)
+
+    return told

@@ -27,6 +27,7 @@ from edgesdk_converters.pruning.structure import Structure
 from edgesdk_converters.qdq import WEIGHTED
 from edgesdk_converters.quantize import Quantize, named
 from edgesdk_converters.sparsify import Sparsify
+from edgesdk_converters.spelt_out import joined
 from edgesdk_converters.split import split
 
 from .masking import masked
@@ -327,7 +328,8 @@ def quantised(step: Quantize, before: Model, after: Model, given: Given) -> None
     """Chosen layers multiply with the nearest points of a grid, all others with what they had, and only rounding was added."""
     before = named(before)
     if step.flavour == "fixed":
-        before = merged(before, (*step.keep, *step.only, *step.node_bits))
+        asked = (*step.keep, *step.only, *step.node_bits)
+        before = joined(merged(before, asked), asked)
     chosen, heavy, held = set(step.nodes(before)), set(step.layers(before)), stored(before)
     proto = before.copy_proto()
     for node in before.proto.graph.node:
