@@ -38,10 +38,10 @@ models: $(VENV)/.dev
 	$(PY) examples/real_models.py efficientnet-lite0 magika silero-vad basic-pitch squeezenet shufflenet inception_v1 \
 	  inception_v2 densenet121 resnet50 resnet8 ds-cnn mobilenet-vww autoencoder --out build/models
 
-# Debian packages: the Fashion-MNIST images, the emulator, compilers, certificates for tests, and what simulates and synthesises
-# logic. A missing one is a failure.
-DEBIAN := dataset-fashion-mnist qemu-user gcc g++ make libc6-dev openssl yosys verilator iverilog chromium-headless-shell
-COMMANDS := qemu-aarch64 cc g++ openssl yosys verilator iverilog chromium-headless-shell
+# Debian packages: the Fashion-MNIST images, the emulator, compilers, certificates for tests, what lists processes, simulates and
+# synthesises logic, and opens pages. A missing one is a failure.
+DEBIAN := dataset-fashion-mnist qemu-user gcc g++ make libc6-dev procps openssl yosys verilator iverilog chromium-headless-shell
+COMMANDS := qemu-aarch64 cc g++ ps openssl yosys verilator iverilog chromium-headless-shell
 packages:
 	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
 	if [ ! -d /usr/share/datasets/fashion-mnist ] || [ -n "$$missing" ]; then \

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -368,17 +367,16 @@ def main() -> None:
     try:
         _answer()
     except KeyboardInterrupt:
-        _stopped(STOPS)
+        _stopped()
     except Exception:
         if STOPS:  # extension modules turn the interrupt into errors of their own
-            _stopped(STOPS)
+            _stopped()
         raise
 
 
-def _stopped(by: Sequence[int]) -> NoReturn:
-    """`by` are the signals that came; none where a library raised the interrupt itself."""
+def _stopped() -> NoReturn:
     click.echo("stopped; nothing was left half done", err=True)
-    sys.exit(128 + (by[0] if by else signal.SIGINT))
+    sys.exit(128 + (STOPS[0] if STOPS else signal.SIGINT))  # none where a library raised the interrupt itself
 
 
 def _answer() -> None:
