@@ -161,9 +161,14 @@ def by_estimate(case: Case) -> Row:
         return (case.choice.name, "refused", error.message)
     totals = {row.name: row for row in rows if row.layer is None}
     names = ("lut", "ff", "dsp", "bram", "cycles", "initiation_interval", "fmax_mhz")
-    cells = [f"{totals[name].value or 0:,.0f}{'*' if totals[name].extrapolated else ''}" for name in names]
-    latency = 1e3 * (totals["cycles"].value or 0) / (totals["fmax_mhz"].value or np.inf)
-    return (case.choice.name, strategy, str(reuse), *cells, f"{latency:,.0f}")
+    cells = [whole(totals[name].value) + "*" * totals[name].extrapolated for name in names]
+    cycles, clock = totals["cycles"].value, totals["fmax_mhz"].value
+    return (case.choice.name, strategy, str(reuse), *cells, whole(1e3 * cycles / clock if cycles is not None and clock else None))
+
+
+def whole(value: float | None) -> str:
+    """Rounded; a dash for what is not known."""
+    return "-" if value is None else f"{value:,.0f}"
 
 
 def alone(limit_minutes: float, names: Sequence[str]) -> None:

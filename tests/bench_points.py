@@ -13,23 +13,21 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 import edgesdk
 from edgesdk.server import Doors
 from edgesdk_converters.bottlenecks import leakage
-from edgesdk_targets import runner as runners
 from edgesdk_targets.bundle import Bundle
 from edgesdk_targets.link import parse
 
 from .fashion import samples
 from .relay import Relay
+from .sdk.slow_tail import slowed
 
 NET = Path(__file__).parents[1] / "examples" / "fashion" / "fashion_cnn.onnx"
 QUICK = {"bottleneck.mimic": "1", "bottleneck.tune": "0", "bottleneck.decoder_width": "32", "bottleneck.batch": "32"}
@@ -42,20 +40,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "accuracy": {"prefer": "accuracy"}, "speed": {"prefer": "speed"}, "remote": {"prefer": "remote"},
     "16": {"points": 16}, "2": {"points": 2},
 }  # fmt: skip
-
-
-class Waiting:
-    """A tail on a slower device: it waits before it computes."""
-
-    def __init__(self, one: runners.Runner, wait_ms: float) -> None:
-        self.one, self.wait_ms, self.facts = one, wait_ms, one.facts
-
-    def run(self, feed: Any) -> Any:
-        time.sleep(self.wait_ms / 1e3)
-        return self.one.run(feed)
-
-    def close(self) -> None:
-        self.one.close()
 
 
 def bundle(folder: Path) -> Bundle:
@@ -94,19 +78,6 @@ def follow(made: Bundle, port: int, way: dict[str, Any]) -> list[tuple[str, Coun
     return found
 
 
-@contextmanager
-def slowed(wait_ms: float) -> Iterator[None]:
-    """Sessions whose tail here is that of a slower device."""
-    load = runners.load
-
-    def loaded(bundle: Bundle, options: runners.RunOptions = runners.DEFAULTS) -> Any:
-        one = load(bundle, options)
-        return Waiting(one, wait_ms) if bundle.manifest.role == "tail" else one
-
-    with patch("edgesdk.remote_runner.runners.load", loaded):
-        yield
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
@@ -114,7 +85,7 @@ def main() -> None:
         with edgesdk.serve(made.path, Doors(port=0, grpc_port=None)) as server:
             port = int(server.url.rpartition(":")[2])
             for wait_ms in HERE_MS:
-                with slowed(wait_ms):
+                with slowed(partial(time.sleep, wait_ms / 1e3)):
                     for name in sys.argv[1:] or WAYS:
                         print(f"{name}; here over {wait_ms:g} ms, deadline {DEADLINE_MS:g} ms, in time {DEADLINE_MS / 2:g} ms")
                         show(follow(made, port, WAYS[name]))

@@ -20,7 +20,7 @@ from edgesdk_targets.fpga import rtl_fit
 from edgesdk_targets.fpga.constants_file import text
 from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, Constants, Family, Spread
 from edgesdk_targets.fpga.rtl_estimate import WIDER_CONSTANT
-from edgesdk_targets.fpga.rtl_fit import Result, fit, left_out, predicted, spread, spreads, with_spread
+from edgesdk_targets.fpga.rtl_fit import START, Result, fit, left_out, predicted, spread, spreads, with_spread
 from edgesdk_targets.fpga.rtl_terms import Terms, terms, total
 
 from . import sweep_rtl, sweep_rtl_designs
@@ -61,16 +61,19 @@ def scores(title: str, results: Sequence[Result], apart: Sequence[Constants], in
             continue
         measured = np.array([results[place].measured[name] for place in mine])
         guess = np.array([predicted(results[place], apart[place])[name] for place in mine])
-        low = np.array([math.floor(g * math.exp(inside[p][name].low) + 1e-9) if name != "fmax_mhz"
-                        else g * math.exp(inside[p][name].low) for g, p in zip(guess, mine, strict=True)])  # fmt: skip
-        high = np.array([math.ceil(g * math.exp(inside[p][name].high) - 1e-9) if name != "fmax_mhz"
-                         else g * math.exp(inside[p][name].high) for g, p in zip(guess, mine, strict=True)])  # fmt: skip
+        low, high = np.array([ends(name, g, inside[p][name]) for g, p in zip(guess, mine, strict=True)]).T
         covered = np.mean((low <= measured) & (measured <= high))
         ratio = np.median(np.where(low > 0, high / np.where(low > 0, low, 1), 1.0))
         exact = np.mean(np.abs(measured - guess) < 0.5)
         lines.append((name, str(len(mine)), f"{smape(measured, guess):.2f}", f"{r2(measured, guess):.4f}", f"{100 * exact:.0f}",
                       f"{100 * covered:.0f}", f"{ratio:.3f}"))  # fmt: skip
     show(("figure", "n", "SMAPE %", "R2", "exact %", "in 80 % interval", "high/low"), lines)
+
+
+def ends(name: str, guess: float, around: Spread) -> tuple[float, float]:
+    """Of an interval, as the estimate rounds it: counts are whole."""
+    low, high = guess * math.exp(around.low), guess * math.exp(around.high)
+    return (low, high) if name == "fmax_mhz" else (math.floor(low + 1e-9), math.ceil(high - 1e-9))
 
 
 def nested(results: Sequence[Result], apart: Sequence[Constants]) -> list[dict[str, Spread]]:
@@ -108,9 +111,10 @@ def weights_unknown(rows: Sequence[Mapping[str, str]], known: Constants) -> dict
                 continue
             whole = total(terms(design.files))
             made.append(predicted(Result("", whole, design.latency_cycles, design.interval_cycles, one.bits, {}), known))
+        if len(made) < 2:
+            continue
         for name, deviations in found.items():
-            values = [max(each[name], 0.5) for each in made]
-            deviations.append(float(np.std(np.log(values), ddof=1)) if len(values) > 1 else 0.0)
+            deviations.append(float(np.std(np.log([max(each[name], 0.5) for each in made]), ddof=1)))
     return {name: round(float(np.sqrt(np.mean(np.square(each)))), 6) for name, each in found.items()}
 
 
@@ -132,6 +136,23 @@ def families_apart(rows: Sequence[Mapping[str, str]]) -> dict[str, Family]:
     return made
 
 
+def head(rows: Sequence[Mapping[str, str]], known: Constants) -> str:
+    """The comment above the constants: which of them are not fitted, and which designs of the table the fit leaves out."""
+    kinds = {"lut": (known.lut, START.lut), "ff": (known.ff, START.ff), "delay_ns": (known.delay_ns, START.delay_ns)}
+    pairs = [(f"{kind}.{name}", found[name], start[name]) for kind, (found, start) in kinds.items() for name in start]
+    same = [name for name, found, start in pairs if math.isclose(found, start)]
+    done = [row for row in rows if row["status"] == "done"]
+    stopped = sum("stopped after" in row["status"] for row in rows)
+    constant = sum(result(row).terms.constant_share > CONSTANT_SHARE for row in done)
+    return (
+        "# Written by tests/bench_rtl_estimate.py --write DATE; what they multiply: rtl_terms.py.\n"
+        f"# Not fitted, but as they start (START in rtl_fit.py):\n# {', '.join(same) or 'none'}.\n"
+        f"# Left out of {len(rows)} designs: {stopped} that were stopped at the limit of {sweep_rtl.LIMIT_S:g} s, "
+        f"{len(rows) - len(done) - stopped} that failed otherwise,\n"
+        f"# {constant} with constant parts (above {CONSTANT_SHARE:.0%} of what kernels give).\n"
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     rows = [row for row in sweep_rtl.read() if row["status"] == "done"]
     results = [result(row) for row in rows]
@@ -142,8 +163,8 @@ def main(arguments: Sequence[str]) -> int:
         source = f"fitted on rtl_results.csv, random networks of tests/sweep_rtl.py, made with {tools}"
         known = with_spread(fit(results, source, date, sweep_rtl.CLOCK_MHZ), results, apart)
         known = rtl_fit.completed(known, weights_unknown(rows, known), families_apart(rows))
-        head = "# Written by tests/bench_rtl_estimate.py --write DATE; what they multiply: rtl_terms.py.\n"
-        sweep_rtl.TABLE.with_name("rtl_constants.toml").write_text(head + text(known), encoding="utf-8")
+        written = head(sweep_rtl.read(), known) + text(known)
+        sweep_rtl.TABLE.with_name("rtl_constants.toml").write_text(written, encoding="utf-8")
         return 0
     scores("family left out", results, apart, nested(results, apart))
     changing = [place for place, one in enumerate(results) if one.terms.constant_share <= CONSTANT_SHARE]

@@ -7,6 +7,7 @@ it is from the function itself stands with each operation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,6 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers: TypeAlias = NDArray[np.int64]
+
+TABLE_BITS = 12
+"""Of the widest code that a table is indexed by, beyond which functions with a symmetry are drawn by straight lines."""
+RAMPS = ("Gelu", "HardSwish", "Softplus")
+"""ReLU and an even function: f(x) = max(x, 0) + f(-|x|)."""
+TURNED: Mapping[str, float] = {"Tanh": 0.0, "Erf": 0.0, "Softsign": 0.0, "Sigmoid": 0.5, "HardSigmoid": 0.5}
+"""A number and an odd function."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from .errors import MissingExtra
 from .graph import node_label
-from .integer_curves import Curve
+from .integer_curves import RAMPS, TABLE_BITS, TURNED, Curve
 from .integer_draft import FIXED_HINT, Array, Draft, Rounded, options
 from .integer_program import Codes, Integers, Round, Softmax, Table
 from .model import Model
@@ -26,8 +26,6 @@ FUNCTIONS = (
     "Sigmoid", "Tanh", "Gelu", "Erf", "HardSwish", "HardSigmoid", "Elu", "Selu", "Celu", "Exp", "Log", "Sqrt", "Softplus",
     "Softsign", "Mish", "Reciprocal", "Abs", "Sin", "Cos", "ThresholdedRelu",
 )  # fmt: skip
-TABLE_BITS = 12
-"""Of the widest code that a table is indexed by."""
 CURVE_BITS = 16
 """Of the widest code of which a function is drawn by straight lines."""
 CURVE_ERROR = 1 / 8
@@ -35,10 +33,6 @@ CURVE_ERROR = 1 / 8
 MOST_CURVE_BITS = 24
 """Behind the point of a curve's entries: ONNX Runtime's floats tell no more."""
 MOST_LINES = 1 << TABLE_BITS
-RAMPS = ("Gelu", "HardSwish", "Softplus")
-"""ReLU and an even function: f(x) = max(x, 0) + f(-|x|)."""
-TURNED: Mapping[str, float] = {"Tanh": 0.0, "Erf": 0.0, "Softsign": 0.0, "Sigmoid": 0.5, "HardSigmoid": 0.5}
-"""A number and an odd function."""
 GUARD_BITS = 3
 """Of softmax: its table and sum err by at most 2**-GUARD_BITS / 2 of a step of the result before that is rounded."""
 

@@ -114,12 +114,12 @@ class _Graph:
 
     def is_mean(self, node: onnx.NodeProto | None) -> bool:
         """Whether it takes the mean over the last axis, and keeps that."""
-        if node is None or node.op_type != "ReduceMean" or node.input[0] not in self.ranks:
+        rank = 0 if node is None else self.ranks.get(node.input[0], 0)
+        if node is None or node.op_type != "ReduceMean" or not rank:
             return False
         given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         stored = self.values(node.input[1]) if len(node.input) > 1 else None
         axes = given.get("axes", [] if stored is None else [int(one) for one in stored.ravel()])
-        rank = self.ranks[node.input[0]]
         return len(axes) == 1 and axes[0] % rank == rank - 1 and bool(given.get("keepdims", 1))
 
     def beside(self, node: onnx.NodeProto, name: str) -> Array | None:
@@ -138,9 +138,11 @@ def _chains(model: Model, kind: str, keep: Collection[str]) -> list[_Chain]:
 def _gelu(graph: _Graph, erf: onnx.NodeProto) -> _Chain | None:
     """x * (1 + erf(x / sqrt(2))) / 2, whatever order the factors come in."""
     scaled = graph.makers.get(erf.input[0])
-    if scaled is None or scaled.op_type not in ("Div", "Mul") or graph.values(scaled.input[0]) is not None:
+    if scaled is None or scaled.op_type not in ("Div", "Mul"):
         return None
-    source = scaled.input[0]
+    source = next((name for name in scaled.input if graph.values(name) is None), None)
+    if source is None or (scaled.op_type == "Div" and source != scaled.input[0]):
+        return None
     root = math.sqrt(2) if scaled.op_type == "Div" else math.sqrt(0.5)
     add = graph.only_reader(erf.output[0], "Add")
     if add is None or not _is_number(graph.beside(scaled, source), root) or not _is_number(graph.beside(add, erf.output[0]), 1):
@@ -170,16 +172,16 @@ def _layer_norm(graph: _Graph, div: onnx.NodeProto) -> _Chain | None:
     if before is None:
         return None
     nodes, source, epsilon = before
-    size = graph.sizes.get(source, 0)
+    size, rank = graph.sizes.get(source, 0), graph.ranks[source]
     stored: dict[str, Array] = {"scale": np.ones(size, np.float32)}
     nodes = [*nodes, div]
     mul = graph.only_reader(div.output[0], "Mul")
     held = None if mul is None else graph.beside(mul, div.output[0])
-    if mul is not None and held is not None and _is_row(held, size):
+    if mul is not None and held is not None and _is_row(held, size, rank):
         nodes, stored["scale"] = [*nodes, mul], np.broadcast_to(held.reshape(-1), (size,))
     add = graph.only_reader(nodes[-1].output[0], "Add")
     held = None if add is None else graph.beside(add, nodes[-1].output[0])
-    if add is not None and held is not None and _is_row(held, size):
+    if add is not None and held is not None and _is_row(held, size, rank):
         nodes, stored["added"] = [*nodes, add], np.broadcast_to(held.reshape(-1), (size,))
     return _Chain("LayerNormalization", tuple(nodes), source, stored, {"axis": -1, "epsilon": epsilon}) if size else None
 
@@ -217,9 +219,10 @@ def _is_square(graph: _Graph, node: onnx.NodeProto, name: str) -> bool:
     return power is not None and power.size == 1 and float(power.ravel()[0]) == 2.0
 
 
-def _is_row(values: Array, size: int) -> bool:
-    """Whether stored values differ along the last axis alone."""
-    return values.dtype == np.float32 and values.size in (1, size) and values.shape[-1:] in ((), (1,), (size,))
+def _is_row(values: Array, size: int, rank: int) -> bool:
+    """Whether stored values differ along the last axis alone, and give what they meet no more axes than its `rank`."""
+    one_row = values.size == 1 or values.size == size == values.shape[-1]
+    return values.dtype == np.float32 and values.ndim <= rank and one_row
 
 
 def _raised(model: Model, opset: int) -> Model | None:

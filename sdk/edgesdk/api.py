@@ -149,19 +149,26 @@ def measure(
 
 
 def _shares(path: Path, report: Report) -> tuple[Figure, ...]:
-    """How much of the device the run used, where this is the device and the report of the export counts the work."""
+    """How much of the device the run used, where this is the device and the report of the export counts the work.
+
+    No peak_share where it is not known what computed: of a fallback, of CPU threads that nobody counted, and of a split, whose
+    parts have a precision each.
+    """
     if not report.machine["is_device"]:
         return ()
     try:
-        macs = measuring.opened(path).report().find("macs")
+        bundle = measuring.opened(path)
+        macs = bundle.report().find("macs")
     except BundleError:
         return ()  # a bundle that travelled without its report
     if macs is None or not macs.value:
         return ()
-    board = device.this_machine() if report.device == device.THIS_MACHINE else device.profile(report.device)
+    board = device.profile(report.device)
     threads, precision = int(report.machine.get("threads", 0)), str(report.machine["precision"])
     on_gpu = report.target == "jetson"
-    return efficiency.shares(report.rows, int(macs.value), board, precision=precision, on_gpu=on_gpu, threads=threads)
+    found = efficiency.shares(report.rows, int(macs.value), board, precision=precision, on_gpu=on_gpu, threads=threads)
+    is_known = bundle.manifest.role != "split" and not report.machine.get("fallback") and (on_gpu or threads > 0)
+    return found if is_known else tuple(row for row in found if row.name != "peak_share")
 
 
 def cuts(

@@ -264,9 +264,11 @@ def measure(
         check_place(out)
     with _progress() as progress:
         found = api.measure(bundle, on=on, **agent_arguments(on, token_file, ca), **given, progress=progress)
-    _show(found.to_json(), text.report(found), as_json)
-    if out is not None:  # what was measured is told, even where the disk turns out to be full
-        found.save(out)
+    try:
+        if out is not None:  # first, as whoever reads stdout may be gone
+            found.save(out)
+    finally:  # what was measured is told, even where the disk turns out to be full
+        _show(found.to_json(), text.report(found), as_json)
 
 
 @cli.command()
@@ -399,6 +401,8 @@ def _answer() -> None:
 
 
 def _refuse(error: EdgeError) -> NoReturn:
+    if STOPS:  # a library made the interrupt an error that we know
+        raise KeyboardInterrupt from None
     click.echo(f"edgesdk: {error.line()}", err=True)
     try:
         sys.stdout.flush()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from .compare_cells import tag
 from .comparing_entries import FPGA
 from .cut_chart import in_short
 from .page_drawing import Axis, frame, mark, number, picture, plain, printable, short, spread_apart
@@ -158,12 +159,15 @@ def spark_axis(entries: Sequence[Entry]) -> Axis | None:
 
 
 def layers(entry: Entry, count: int) -> str:
-    """The heaviest layers of an entry as bars with their names, in HTML; empty where no layer has a time."""
+    """The heaviest layers of an entry as bars with their names, in HTML; empty where no layer has a time.
+
+    A layer's share of the whole is told only where both come from the same: of a measured whole an estimate is no share.
+    """
     heaviest = entry.heaviest(count)
     if not heaviest:
         return ""
     longest = max(row.interval.high if row.interval is not None else row.value or 0 for row in heaviest)
-    whole = entry.latency.value or sum(row.value or 0 for row in heaviest)
+    whole = entry.latency
     rows = []
     for row in heaviest:
         assert row.value is not None
@@ -177,9 +181,10 @@ def layers(entry: Entry, count: int) -> str:
             f'<rect class="fill s0" width="{share:.1f}" height="10"/>{reach}</svg>'
         )
         name = printable(row.layer)
+        of_whole = f", {row.value / whole.value:.0%}" if whole.value and whole.provenance == row.provenance else ""
         rows.append(
             f'<li><span class="layer" title="{plain(name)}">{plain(short(name, 60))}</span>{bar}'
-            f"<span class=num>{number(row.value)} ms, {row.value / whole:.0%}</span></li>"
+            f"<span class=num>{number(row.value)} ms{of_whole} {tag(row.provenance, row.extrapolated)}</span></li>"
         )
     return f'<ol class="layers">{"".join(rows)}</ol>'
 

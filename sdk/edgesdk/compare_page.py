@@ -92,7 +92,8 @@ def _card(one: Compared, index: int) -> str:
 def _facts(one: Compared) -> str:
     told = f"{plain(one.kind)}, {amount(one.macs, 'MAC')}, {one.params:,} parameters"
     if one.accuracy.value is not None:
-        told += f", top-1 {one.accuracy.value:.2%} on this machine (n = {one.accuracy.n:,})"
+        row = one.accuracy
+        told += f", top-1 {row.value:.2%} {tag(row.provenance, row.extrapolated)} on this machine (n = {row.n:,})"
     return told
 
 
@@ -157,17 +158,17 @@ def _row(entry: Entry, axis: Axis | None) -> str:
 
 def _refusals(entries: Sequence[Entry]) -> Iterator[str]:
     """A row for each reason, with all devices that gave it."""
-    by_reason: dict[tuple[str, str], list[Entry]] = {}
+    by_reason: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        by_reason.setdefault((entry.way.runtime, entry.refused), []).append(entry)
-    for (runtime, refused), group in by_reason.items():
+        by_reason.setdefault((entry.way.runtime, entry.precision, entry.refused), []).append(entry)
+    for (runtime, precision, refused), group in by_reason.items():
         reason = printable(refused)
         told = f'<div class="cell no">{plain(reason)}</div>'
         if len(reason) > SHOWN_REASON:
             begin = f"{plain(reason[:SHOWN_REASON])}&hellip;"
             told = f'<details class="cell no"><summary>{begin}</summary><p>{plain(reason)}</p></details>'
         devices = ", ".join(plain(entry.way.device) for entry in group)
-        about = ", ".join(part for part in (runtime, group[0].precision) if part)
+        about = ", ".join(part for part in (runtime, precision) if part)
         yield f'<tr><th scope="row">{devices}<small>{plain(about)}</small></th><td colspan="{len(TITLES)}">{told}</td></tr>'
 
 
@@ -195,7 +196,7 @@ def _logic_table(one: Compared) -> str:
             row = entry.logic.get(name)
             value = "" if row is None or row.value is None else f"{row.value:.6g}"
             cells.append(f'<td data-v="{value}">{"" if row is None else count_cell(row)}</td>')
-        fits = "<small>does not fit</small>" if entry.refused else ""
+        fits = "<small>does not fit</small>" if entry.refused.startswith("does not fit") else ""
         head = f"{plain(entry.way.device)}<small>{plain(entry.way.runtime)}, {plain(entry.precision)}</small>{fits}"
         rows.append(f'<tr><th scope="row" data-v="{plain(entry.way.device)}">{head}</th>{"".join(cells)}</tr>')
     return scrolled(f"what {one.name} takes of FPGAs", f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>")

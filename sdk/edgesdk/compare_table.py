@@ -63,7 +63,7 @@ def headline(one: Compared) -> str:
     """What a model is, in a line."""
     told = f"{printable(one.name)} ({one.kind}): {amount(one.macs, 'MAC')}, {one.params:,} parameters"
     if one.accuracy.value is not None:
-        told += f", top-1 {one.accuracy.value:.2%} of {one.accuracy.n:,} samples on this machine"
+        told += f", top-1 {one.accuracy.value:.2%} {MARKS[one.accuracy.provenance]} of {one.accuracy.n:,} samples on this machine"
     return told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -12,16 +12,14 @@ from edgesdk_converters.errors import DeviceError, ModelError
 from edgesdk_targets import measure as measuring
 from edgesdk_targets import runner
 from edgesdk_targets.figure import Figure
-from edgesdk_targets.latency_model import PUBLISHED
 
 from . import __version__
 from .comparing_entries import Asking, Entry
-from .comparing_sources import Subject, accuracy_here, open_subjects
+from .comparing_sources import Progress, Subject, accuracy_here, open_subjects
 
 if TYPE_CHECKING:
     from .cut_table import Survey
 
-Progress = Callable[[str], None]
 ALL = "all"
 
 
@@ -68,8 +66,9 @@ def compare(
 ) -> Comparison:
     """Models (.onnx, .pt2, package.module:callable), bundles and layer lists on devices; "all" are those of `edgesdk devices`.
 
-    Figures of a bundle's own report stand beside estimates for all other devices. `threads` goes to devices whose estimate has
-    threads to choose; `data` gives each model's accuracy in ONNX Runtime on this machine, and says nothing of any other artefact.
+    A bundle's own device has the figures of its report alone, all other devices have estimates. `threads` goes to devices whose
+    estimate has threads to choose; `data` gives each model's accuracy in ONNX Runtime on this machine, and says nothing of any
+    other artefact.
     Raises EdgeError for a source that cannot be opened and for unknown devices; what one device refuses is in its entry.
     """
     names = known_devices() if devices == ALL else _chosen([devices] if isinstance(devices, str) else devices)
@@ -99,7 +98,7 @@ def known_devices() -> tuple[str, ...]:
     """All devices that estimates are made for: those of targets and plugins, then those that were only measured."""
     from .listing import list_devices
 
-    return tuple(dict.fromkeys([*(row["name"] for row in list_devices()), *PUBLISHED]))
+    return tuple(row["name"] for row in list_devices())
 
 
 def _chosen(asked: Sequence[str]) -> tuple[str, ...]:
@@ -120,7 +119,7 @@ def _by_latency(entry: Entry) -> tuple[bool, float, bool, str]:
 
 def _cuts(subject: Subject, progress: Progress) -> tuple[Survey | None, str]:
     if subject.model is None:
-        return None, "a layer list has no graph that could be cut"
+        return None, subject.no_layers or "a layer list has no graph that could be cut"
     from .cut_table import survey
 
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING
 
-from edgesdk_converters.errors import EdgeError, ModelError, TargetError
-from edgesdk_targets.device import THIS_MACHINE
+from edgesdk_converters.errors import BundleError, EdgeError, ModelError, TargetError
+from edgesdk_targets.device import THIS_MACHINE, cpu_model
 from edgesdk_targets.figure import Figure, unavailable
 from edgesdk_targets.target import device_profile, make
 
@@ -16,11 +17,11 @@ from . import comparing_logic, estimating
 from .comparing_logic import AREA, LATENCY, LOGIC
 
 if TYPE_CHECKING:
+    from edgesdk_targets.bundle import Bundle
     from edgesdk_targets.report import Report
 
-    from .comparing_sources import Subject
+    from .comparing_sources import Progress, Subject
 
-Progress = Callable[[str], None]
 MEMORY, ENERGY, ACCURACY, SIZE = "peak_memory_bytes", "energy_mj", "accuracy", "size"
 CELLS = (ACCURACY, LATENCY, MEMORY, ENERGY, SIZE)
 """What is compared. The cell `size` holds artifact_bytes of a bundle, weight_bytes of a model."""
@@ -28,6 +29,7 @@ FLOWS = ("rtl", "hls4ml")
 SLOW_MACS = 20_000_000
 """From so many on the design of its logic, which an estimate needs, takes seconds."""
 FPGA = "fpga"
+IN_LOGIC = "weights become logic and block RAM: see LUT and BRAM"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Way:
 class Entry:
     """One model on one device. `cells` has a figure for each of CELLS, `rows` all figures behind them, layers included.
 
-    `refused` is empty, or why the network does not run there; `own` says that the bundle's own report is in it.
+    `refused` is empty, or why the network does not run there; `own` says that it is the bundle's own report.
     """
 
     way: Way
@@ -77,7 +79,10 @@ class Entry:
 
 @dataclass(eq=False)
 class Asking:
-    """One subject before all devices. `strangers` are flows that refused the network itself, which no other part changes."""
+    """One subject before all devices.
+
+    `strangers` are reports, by settings of logic, that refused the network itself, which no other part changes.
+    """
 
     subject: Subject
     accuracy: Figure
@@ -85,20 +90,19 @@ class Asking:
     threads: int
     runtime: str
     progress: Progress
-    strangers: dict[str, Report] = field(default_factory=dict)
+    strangers: dict[frozenset[tuple[str, str]], Report] = field(default_factory=dict)
 
     def entries(self, names: Sequence[str]) -> list[Entry]:
-        found = [self._entry(way) for name in names for way in self._ways(name)]
-        bundle = self.subject.bundle
+        bundle, report = self.subject.bundle, self.subject.report
+        ways = [way for name in names for way in self._ways(name)]
         if bundle is None:
-            return found
-        mine = next((i for i, entry in enumerate(found) if self._is_own(entry.way)), None)
-        if mine is None:
-            config = bundle.manifest.runtime.config
-            way = Way(bundle.manifest.device, bundle.manifest.target, config.get("flow", bundle.manifest.runtime.name))
-            found.append(_unasked(way, self.subject))
-            mine = len(found) - 1
-        found[mine] = self._with_report(found[mine])
+            return [self._entry(way) for way in ways]
+        others = [way for way in ways if not self._is_own(way)]
+        found = [self._entry(way) for way in others]
+        if report is not None:
+            found.append(self._reported(bundle, report))
+        elif len(others) < len(ways):
+            found.append(self._unreported(bundle))
         return found
 
     def _ways(self, name: str) -> tuple[Way, ...]:
@@ -131,9 +135,11 @@ class Asking:
         totals = {row.name: row for row in report.rows if row.layer is None and row.segment == "whole"}
         notes, refused = report.notes, ""
         if way.target == FPGA:
-            if all(totals[name].value is None for name in AREA if name in totals):
-                self.strangers[way.runtime] = report
-                refused = next(row.method for row in totals.values() if row.value is None)
+            area = [totals[name] for name in AREA if name in totals]
+            if area and all(row.value is None for row in area):
+                refused = area[0].method
+                if "cannot run node" in refused:
+                    self.strangers[frozenset(way.settings.items())] = report
             else:
                 clock_mhz: float = make(None, way.device, way.settings).clock_mhz  # type: ignore[attr-defined]
                 totals[LATENCY] = comparing_logic.latency(way.device, clock_mhz, totals)
@@ -145,8 +151,8 @@ class Asking:
 
     def _report(self, way: Way, precision: str) -> Report:
         subject = self.subject
-        if way.runtime in self.strangers and way.target == FPGA:
-            known = self.strangers[way.runtime]
+        known = self.strangers.get(frozenset(way.settings.items()))
+        if known is not None:
             return replace(known, device=way.device, rows=tuple(_elsewhere(row, way.device) for row in known.rows))
         if subject.no_layers:
             raise ModelError(subject.no_layers)
@@ -163,20 +169,18 @@ class Asking:
     def _cells(self, way: Way, precision: str, totals: Mapping[str, Figure], refused: str) -> dict[str, Figure]:
         """A figure for each of CELLS; those that the report lacks are unavailable, and say why."""
         cells = {name: totals.get(name) or unavailable(name, way.device, _why_not(name, way)) for name in CELLS}
-        cells[SIZE] = self._size(way, precision, totals)
+        cells[SIZE] = self._size(way, precision)
         cells[ACCURACY] = self._accuracy(way)
         if refused:
             cells = {name: replace(_gap(one), where=way.device, method=refused) for name, one in cells.items()}
         return cells
 
-    def _size(self, way: Way, precision: str, totals: Mapping[str, Figure]) -> Figure:
+    def _size(self, way: Way, precision: str) -> Figure:
         if way.target == FPGA:
-            return unavailable("weight_bytes", way.device, "weights become logic and block RAM: see LUT and BRAM")
+            return unavailable("weight_bytes", way.device, IN_LOGIC)
         if precision not in ("", "fp32", self.subject.precision):
             told = f"what {precision} makes of the weights is known after an export: edgesdk export --precision {precision}"
             return unavailable("weight_bytes", way.device, told)
-        if "weight_bytes" in totals:
-            return replace(totals["weight_bytes"], method="weights of the model as it came, before an export")
         return self.subject.weights()
 
     def _accuracy(self, way: Way) -> Figure:
@@ -188,46 +192,86 @@ class Asking:
         told = f"only {what} on this machine was judged; edgesdk export --data and measure --data judge what is made for a device"
         return unavailable(ACCURACY, way.device, told)
 
-    def _with_report(self, entry: Entry) -> Entry:
-        """The entry of a bundle's own device: what its report says of it comes first, estimates fill what is left."""
-        subject = self.subject
-        assert subject.bundle is not None
-        known = {} if subject.report is None else _of_its_device(subject.report, entry.way.device)
-        cells = {name: known.get(name, one) for name, one in entry.cells.items()}
-        size = known.get("artifact_bytes") or known.get("bundle_bytes")
-        cells[SIZE] = size or cells[SIZE]
+    def _unreported(self, bundle: Bundle) -> Entry:
+        """Of a bundle that lost its report: its own device is asked for what the bundle is, not for what the command says."""
+        asking = replace(self, precision=bundle.manifest.precision, runtime="")
+        way = _own_way(bundle)
+        entry = asking._entry(replace(way, settings=_settings(bundle, self.subject.bits)) if way.target == FPGA else way)
+        return replace(entry, cells={**entry.cells, ACCURACY: self.accuracy})
+
+    def _reported(self, bundle: Bundle, report: Report) -> Entry:
+        """Of a bundle's own device, by its report alone: nothing is estimated beside it, and no estimator can refuse it."""
+        way = _own_way(bundle)
+        kept = [row for row in report.rows if row.segment == "whole" and _is_of_device(row, report, way.device)]
+        totals: dict[str, Figure] = {}
+        for row in sorted(kept, key=lambda row: row.value is None):
+            if row.layer is None:
+                totals.setdefault(row.name, row)
+        if way.target == FPGA:
+            totals[LATENCY] = comparing_logic.latency(way.device, _clock_mhz(bundle), totals)
+        cells = {name: totals.get(name) or unavailable(name, way.device, _unsaid(name, report, way.device)) for name in CELLS}
+        cells[SIZE] = self._own_size(way, totals)
         if self.accuracy.value is not None:
             cells[ACCURACY] = self.accuracy
-        latency = cells[LATENCY]
-        kept = [row for row in entry.rows if row.layer is not None or (row.name not in known and row.name != LATENCY)]
-        rows = (*(row for row in known.values() if row.name != LATENCY), latency, *kept)
-        refused = "" if latency.value is not None else entry.refused
-        precision, own = subject.bundle.manifest.precision, subject.report is not None
-        return replace(entry, cells=cells, rows=rows, refused=refused, own=own, precision=precision)
+        rows = (*totals.values(), *(row for row in kept if row.layer is not None))
+        return Entry(way, bundle.manifest.precision, cells, rows, notes=report.notes, own=True)
+
+    def _own_size(self, way: Way, totals: Mapping[str, Figure]) -> Figure:
+        if way.target == FPGA:
+            return unavailable("weight_bytes", way.device, IN_LOGIC)
+        missing = unavailable("artifact_bytes", way.device, "the bundle's report has no artifact_bytes")
+        return totals.get("artifact_bytes") or totals.get("bundle_bytes") or missing
 
 
-def _of_its_device(report: Report, device: str) -> dict[str, Figure]:
-    """Figures by name that a report has of the device itself, of its file, or from its tools.
+def _own_way(bundle: Bundle) -> Way:
+    manifest = bundle.manifest
+    return Way(manifest.device, manifest.target, manifest.runtime.config.get("flow", manifest.runtime.name))
 
-    What was measured on another machine than the device says nothing of the device, but for an accuracy that the artefact's own
-    runtime reached: which machine it was stands in the figure.
+
+def _settings(bundle: Bundle, bits: int) -> dict[str, str]:
+    """Options of the target that a bundle's logic was made with, as its manifest keeps them."""
+    options = {one.name for one in fields_of(make(None, bundle.manifest.device))}
+    kept = {name: value for name, value in bundle.manifest.runtime.config.items() if name in options and value}
+    return {**kept, "clock_ns": f"{1e3 / _clock_mhz(bundle):.6g}", **({"bits": str(bits)} if bits else {})}
+
+
+def _clock_mhz(bundle: Bundle) -> float:
+    """Of the clock that a bundle's logic was made for. Raises BundleError where the manifest does not tell it."""
+    config = bundle.manifest.runtime.config
+    told = config.get("clock_mhz", config.get("clock_ns", ""))
+    try:
+        number = float(told)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise BundleError(f"the manifest does not tell the clock of its logic: {told!r}", "it was not written by edgesdk")
+    return number if "clock_mhz" in config else 1e3 / number
+
+
+def _is_of_device(row: Figure, report: Report, device: str) -> bool:
+    """Whether a row of a bundle's report says something of its device: of its file, of tools, by estimate, or measured there.
+
+    What was measured on another machine does not, but for an accuracy that the artefact's own runtime reached: which machine it
+    was stands in the figure.
     """
-    on_device = bool(report.machine.get("is_device")) or device == THIS_MACHINE
-    found: dict[str, Figure] = {}
-    for row in report.rows:
-        if row.value is None or row.layer is not None or row.segment != "whole":
-            continue
-        elsewhere = row.provenance == "measured" and row.where != "artifact" and not on_device
-        right = row.name in (ACCURACY, "accuracy_drop") and report.contract.status == "passed"
-        if not elsewhere or right:
-            found.setdefault(row.name, row)
-    return found
+    if row.provenance != "measured" or row.where == "artifact" or _ran_on(report, device):
+        return True
+    return row.name in (ACCURACY, "accuracy_drop") and report.contract.status == "passed"
 
 
-def _unasked(way: Way, subject: Subject) -> Entry:
-    """Of a bundle whose device is not among those asked for: only its own report will speak."""
-    cells = {name: unavailable(name, way.device, f"the bundle's report has no {name}") for name in CELLS}
-    return Entry(way, subject.precision, cells)
+def _ran_on(report: Report, device: str) -> bool:
+    """Whether a report's times were taken on its device. That of an export, which takes none, does not say so of a board."""
+    if device == THIS_MACHINE:
+        return report.machine.get("cpu") == cpu_model()
+    return report.machine.get("is_device") is True
+
+
+def _unsaid(name: str, report: Report, device: str) -> str:
+    """Why a bundle's report says nothing of its device."""
+    row = report.find(name)
+    if row is None:
+        return f"the bundle's report has no {name}"
+    return f"the bundle's report has the {name} of another machine: {row.where}"
 
 
 def _why_not(name: str, way: Way) -> str:

@@ -19,6 +19,8 @@ AREA = LOGIC[:4]
 def latency(device: str, clock_mhz: float, totals: Mapping[str, Figure]) -> Figure:
     """The estimator's own latency, or its cycles at the clock that tools aim at, or at fmax where that is slower.
 
+    Of cycles and a clock that are no estimates it is "simulated", as the flow that builds the design calls it.
+
     Unavailable, with the estimator's reason, where it gives no cycles or no clock.
     """
     if LATENCY in totals:
@@ -33,9 +35,13 @@ def latency(device: str, clock_mhz: float, totals: Mapping[str, Figure]) -> Figu
     )
     fast = max(fast, mhz)
     value = cycles.value / mhz / 1e3
+    at_clock = f"{cycles.value:,} cycles at {mhz:g} MHz{', the clock asked for' if mhz == clock_mhz else ''}"
+    if "estimated" not in (cycles.provenance, fmax.provenance):
+        told = f"{at_clock} ({cycles.provenance}: {cycles.method}; {fmax.provenance}: {fmax.method}); none on a board"
+        return Figure(LATENCY, value, "simulated", device, told, n=1)
+    told = f"{at_clock}; {cycles.method}"
     down = math.hypot(math.log(cycles.value / max(1.0, around.low)), math.log(fast / mhz))
     up = math.hypot(math.log(around.high / cycles.value), math.log(mhz / slow))
-    told = f"{cycles.value:,} cycles at {mhz:g} MHz{', the clock asked for' if mhz == clock_mhz else ''}; {cycles.method}"
     return Figure(
         LATENCY, value, "estimated", device, told, extrapolated=cycles.extrapolated or fmax.extrapolated,
         interval=Interval(value * math.exp(-down), value * math.exp(up), around.level),

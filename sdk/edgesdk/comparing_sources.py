@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters.errors import BundleError, EdgeError, ModelError
+from edgesdk_targets import board_facts, runner
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import measure as measuring
-from edgesdk_targets import runner
 from edgesdk_targets.figure import Figure, counted, unavailable
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Subject:
         return total(self.layers)
 
     def weights(self) -> Figure:
-        return counted("weight_bytes", self.totals().weight_bytes, "weights of the model as it came, before an export")
+        what = "model as it came, before an export" if self.bundle is None else "network in the bundle"
+        return counted("weight_bytes", self.totals().weight_bytes, f"weights of the {what}")
 
 
 def open_subjects(
@@ -106,24 +107,24 @@ def _accuracy(subject: Subject, arrays: Mapping[str, Array] | None, origin: str,
 
     if arrays is None:
         raise ModelError("no samples to judge on: --data FILE")
-    if subject.model is None:
+    runnable = subject.model if subject.bundle is None else subject.bundle.manifest
+    if runnable is None:
         raise ModelError("a layer list has no weights, so that it gives no answers")
-    signature = subject.bundle.manifest.signature if subject.bundle is not None else subject.model.signature
-    samples = Samples.from_arrays(arrays, signature, origin)
+    samples = Samples.from_arrays(arrays, runnable.signature, origin)
     if samples.labels is None:
         raise ModelError(f"{origin} has no labels")
     if subject.bundle is None:
+        assert subject.model is not None
         right = _right(_model_runs(subject.model), samples, subject.name, progress)
         told = f"top-1 on {origin}, the model in ONNX Runtime"
-        return Figure("accuracy", right, "measured", here, told, n=len(samples))
+        return Figure("accuracy", right, board_facts.provenance(), here, told, n=len(samples))
     loaded = runner.load(subject.bundle, runner.RunOptions())
     try:
         right = _right(lambda case: loaded.run(case)[0], samples, subject.name, progress)
     finally:
         loaded.close()
-    return Figure(
-        "accuracy", right, loaded.facts.provenance, here, f"top-1 on {origin}, the artefact in {loaded.facts}", n=len(samples)
-    )  # fmt: skip
+    how = board_facts.provenance() if board_facts.emulator() else loaded.facts.provenance
+    return Figure("accuracy", right, how, here, f"top-1 on {origin}, the artefact in {loaded.facts}", n=len(samples))
 
 
 def _model_runs(model: Model) -> Callable[[Mapping[str, Array]], Array]:

@@ -93,10 +93,13 @@ def _estimated(
     # threads are an option of the target's own runtime; another has them of itself
     backend, precision = _asked(target, device, precision, settings, 0 if runtime else threads, fit)
     name, layers = opened()
-    if runtime or (fit is not None and not _is_toml(fit)):
-        way = runtime or own_runtime(backend)
-        threads = threads or int(getattr(backend, "threads", 0))
-        rows = _modelled(layers, backend.device, way, threads, _precision(layers, precision), fit)
+    threads = threads or int(getattr(backend, "threads", 0))
+    given = _precision(layers, precision)
+    fitted = None if fit is None or _is_toml(fit) else _fitted(fit)
+    way = runtime or own_runtime(backend)
+    computes_on = _backend(way, backend.device, fitted)
+    if runtime or fitted is not None:
+        rows = _modelled(layers, backend.device, way, computes_on, threads, given, fitted)
     else:
         rows = backend.estimate(layers, precision)
     sums = total(layers)
@@ -107,9 +110,7 @@ def _estimated(
         counted("weight_bytes", sums.weight_bytes, "counted from the layers"),
     )
     if backend.name != "fpga":
-        threads = threads or int(getattr(backend, "threads", 0))
-        on_gpu = _backend_of(runtime or own_runtime(backend)) != "cpu"
-        given = _precision(layers, precision)
+        on_gpu = computes_on != "cpu"
         rows = (*rows, *efficiency.shares(rows, sums.macs, backend.device, precision=given, on_gpu=on_gpu, threads=threads))
     only = backend.device.estimate_only
     notes = (f"nothing can be exported to {backend.device.name}: {only}",) if only else ()
@@ -154,18 +155,24 @@ def _of_phone(
 
     profile = published_profile(device)
     name, layers = opened()
-    rows = _modelled(layers, profile, runtime or PHONES_RUNTIME, threads, _precision(layers, precision or "fp32"), fit)
+    fitted, way, given = _fitted(fit), runtime or PHONES_RUNTIME, _precision(layers, precision or "fp32")
+    rows = _modelled(layers, profile, way, _backend(way, profile, fitted), threads, given, fitted)
     return Report(name, "", device, "", rows, notes=(f"nothing can be exported to {device}: {profile.estimate_only}",))
 
 
 def _modelled(
-    layers: Sequence[Layer], profile: devices.DeviceProfile, runtime: str, threads: int, precision: str, fit: Fit | None
+    layers: Sequence[Layer],
+    profile: devices.DeviceProfile,
+    runtime: str,
+    backend: str,
+    threads: int,
+    precision: str,
+    fitted: Fitted | None,
 ) -> tuple[Figure, ...]:
     from edgesdk_targets.estimate import modelled, peak_memory
     from edgesdk_targets.latency_model import Setting, is_measured
 
-    fitted = _fitted(fit)
-    name, backend = runtime.removesuffix("-vulkan").removesuffix("-cuda"), _backend(runtime, profile, fitted)
+    name = runtime.removesuffix("-vulkan").removesuffix("-cuda")
     cores = _cores(profile, threads)
     setting = Setting(name, backend, None if backend != "cpu" else threads or cores, precision)
     caution = unlike = ""
@@ -186,16 +193,12 @@ def _backend(runtime: str, profile: devices.DeviceProfile, fitted: Fitted | None
         raise TargetError(
             f"unknown runtime {runtime!r}; measurements are known of: {', '.join(known)}", "give one with --runtime"
         )
-    backend = _backend_of(runtime)
+    backend = BACKENDS.get(runtime, "cpu")
     if backend in ("gpu-cuda", "gpu-tensorrt") and profile.get("compute_capability", str) is None:
         if runtime in published_runtimes():
             return "cpu"
         raise DeviceError(f"{runtime} computes on NVIDIA's GPUs, and {profile.name} has none", "leave --runtime out")
     return backend
-
-
-def _backend_of(runtime: str) -> str:
-    return BACKENDS.get(runtime, "cpu")
 
 
 def _cores(profile: devices.DeviceProfile, threads: int) -> int | None:

@@ -231,14 +231,15 @@ def prepare(
         if not trial.promised:
             tail = tail.in_float()
         head = head_of(candidates, given, 1 + len(shrinking), backend, by)
+        head = replace(head, asked=on is not None)
         return _split(head, tail, candidates[0].recipe, how, trial, begin)
 
     def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
 
-    made = _completed(choose.choose(candidates, build, trial, backend, by), backend, progress)
+    made = _completed(choose.choose(candidates, build, trial, backend, by, asked=on is not None), backend, progress)
     smaller = any(step.name in SMALLER for step in made.recipe.whole)
-    return _beside_source(made, backend, trial, by) if smaller and by != "estimated" else made
+    return _beside_source(made, backend, trial, by, asked=on is not None) if smaller and by != "estimated" else made
 
 
 def _completed(made: Prepared, backend: Target, progress: Callable[[str], None]) -> Prepared:
@@ -263,7 +264,7 @@ def _split(head: Asked, tail: Asked, first: Recipe, how: Splitting, trial: Trial
     return split_export(cutting, head, tail, finish, f"edgesdk {__version__}")
 
 
-def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis) -> Prepared:
+def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis, *, asked: bool) -> Prepared:
     """With its speed beside that of the model that came in, in fp32: a smaller network is not a faster one for that."""
     recipe = Recipe.from_plain(backend.recipe("fp32"), f"target {backend.name}")
     whole = trial.convert(recipe, None)
@@ -274,7 +275,7 @@ def _beside_source(made: Prepared, backend: Target, trial: Trial, by: Basis) -> 
     )  # fmt: skip
     base = Attempt(Candidate("the source", "fp32", recipe), broken=Draft(manifest, compiled.files, _layers(whole)))
     final = Attempt(Candidate("the result", made.manifest.precision, made.recipe), made)
-    (timed,) = Ranking(by, backend, base, trial).ranked([final])
+    (timed,) = Ranking(by, backend, base, trial, asked=asked).ranked([final])
     if timed.speed is None or timed.speed.value is None:
         return made
     speed = replace(timed.speed, name=f"source_{timed.speed.name}", method=f"source: {timed.speed.method}")

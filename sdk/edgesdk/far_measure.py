@@ -156,7 +156,7 @@ def far_measure(
         packed.check_runtime(part.manifest)
     samples = None if data is None else _samples(data, bundle)
     asked = conditions or Conditions()
-    with _plainly(), Far(url, token, ca) as far:
+    with _plainly("measure again to go on"), Far(url, token, ca) as far:
         about = far.about()
         send_bundle(far, bundle, about["limits"], progress)
         digest = None
@@ -177,12 +177,12 @@ def far_measure(
 
 
 @contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """What fails on the way as a plain LinkError: a Fault has advice for sessions, which this is none of."""
+def _plainly(then: str) -> Iterator[None]:
+    """What fails on the way as a plain LinkError: a Fault has advice for sessions, which this is none of. `then`: what to do."""
     try:
         yield
     except Fault as fault:
-        raise LinkError(fault.message, "does edgesdk agent run there, at that address? measure again to go on") from fault
+        raise LinkError(fault.message, f"does edgesdk agent run there, at that address? {then}") from fault
 
 
 def send_bundle(far: Far, bundle: Bundle, limits: Mapping[str, Any], progress: Progress = runner.silent) -> int:
@@ -201,7 +201,7 @@ def send_data(far: Far, samples: bytes, digest: str, limits: Mapping[str, Any], 
 
 def far_doctor(url: str, token: str = "", ca: str = "") -> dict[str, Any]:
     """What `edgesdk doctor` says on the board, and the board's facts."""
-    with _plainly(), Far(url, token, ca) as far:
+    with _plainly("ask its doctor again"), Far(url, token, ca) as far:
         far.about()
         found = far.get("/agent/v1/doctor", _DOCTOR_S).data
     if not isinstance(found.get("checks"), list):

@@ -14,6 +14,7 @@ from edgesdk_targets.latency_model import PUBLISHED, published_ways
 from edgesdk_targets.target import device_profile
 
 from . import text
+from .estimating import is_phone
 
 ESTIMATE_ONLY = "estimate only"
 """The group of devices to which nothing can be exported."""
@@ -62,7 +63,7 @@ def device_facts(name: str) -> dict[str, Any]:
     names = {row["name"] for row in list_devices()}
     if name not in names:
         raise DeviceError(f"unknown device {name!r}; known: {', '.join(sorted(names))}", "see: edgesdk devices")
-    profile = published_profile(name) if name in PUBLISHED and name not in device.names() else device_profile(name)
+    profile = published_profile(name) if is_phone(name) else device_profile(name)
     ways = published_ways(PUBLISHED[name]) if name in PUBLISHED else {}
     return {
         **_row(profile),

@@ -10,8 +10,9 @@ accuracy  of the ways that are in time the most accurate, of those as accurate t
           is as accurate as the server with all of them, and more than that with fewer.
 speed     the fastest; of those about as fast the most accurate.
 remote    the server with as many channels as are in time, and here only where none is: that spares the device the tail's work.
-Where no way is in time, the first two take the one with the least time. Until the time here is known they do as `remote`. None of
-them counts energy: a tail that runs here may cost the device more than to wait for the server's, and only `remote` avoids that.
+Where no way is in time, the first two take the one with the least time. Until the time here is known, here is taken only where no
+point is in time. None of them counts energy: a tail that runs here may cost the device more than to wait for the server's, and
+only `remote` avoids that.
 
 A way is left when another is clearly better for some requests in a row; where a return did not hold, the next is tried later. The
 server is tried by a request now and then, but not where an empty one is already slower than the tail here; the tail here is never
@@ -138,6 +139,8 @@ class Mover:
             here = self._points[self._at]
             self._bound(took_ms)
             if here == 0:
+                if self._down or not self._retried or point != self._points[self._tried]:
+                    return  # not the request that is to see whether the link is back
                 # What was measured before says nothing of the link now.
                 self._work_ms, self._per_byte_ms = 0.0, self._rate_of(point, took_ms)
                 self._return(point, took_ms)

@@ -54,16 +54,21 @@ def basis(backend: Target, on: str | None) -> Basis:
 class Ranking:
     """Gives attempts their speed relative to fp32's `base`; where that is not known, nothing.
 
-    Where an emulator that was set up fails, speeds are estimated, and `notes` say why; one that is yet to be set up, as it was
-    asked for, raises what stands in its way.
+    Where an emulator fails that nobody asked for, speeds are estimated from then on, and `notes` say why; one that was `asked`
+    for raises what stands in its way.
     """
 
-    def __init__(self, by: Basis, backend: Target, base: Attempt | None, trial: Yardstick) -> None:
+    def __init__(self, by: Basis, backend: Target, base: Attempt | None, trial: Yardstick, *, asked: bool = False) -> None:
         self._by, self._backend, self._trial = by, backend, trial
         self._base = base if base is not None and base.artefact is not None else None
         self._counts: dict[str, emulate.Count] = {}
-        self._may_fail = by == "emulated" and emulate.is_ready(backend.device)
+        self._asked = asked
         self._failed = ""
+
+    @property
+    def by(self) -> Basis:
+        """What it ranks by now."""
+        return self._by
 
     def ranked(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """The attempts in their order, those that have an artefact with its speed and where that comes from.
@@ -78,7 +83,7 @@ class Ranking:
             try:
                 return [self._emulated(attempt, self._base) for attempt in attempts]
             except EdgeError as error:
-                if not self._may_fail:
+                if self._asked:
                     raise
                 self._by, self._failed = "estimated", error.message
         return [self._estimated(attempt) for attempt in attempts]

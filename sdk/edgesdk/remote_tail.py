@@ -15,12 +15,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgesdk_converters.errors import EdgeError
 from edgesdk_targets.bundle import Bundle
 
 from .client import Connection, Counts, Fault, Place
@@ -98,6 +100,11 @@ class RemoteTail:
         return self._up
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed: nothing is timed any more."""
+        return self._closed
+
+    @property
     def why(self) -> str:
         """What the last fault was; empty where there was none."""
         return self._why
@@ -120,8 +127,10 @@ class RemoteTail:
     @property
     def way(self) -> str:
         """Which way the next request goes, where nothing is tried: `here`, `server`, or `server, N channels`."""
-        at = max(self._models) if self._mover is None else self._mover.point
-        return HERE if self._mover is not None and at == 0 else self._way(at)
+        if self._mover is None:
+            return HERE if not self._up and self.remote.on_late == "local" else self._way(max(self._models))
+        at = self._mover.point
+        return self._way(at) if at else HERE
 
     def _way(self, tail: int) -> str:
         return "server" if WHOLE in self._models else f"server, {tail} channels"
@@ -166,11 +175,12 @@ class RemoteTail:
         """Whether the time of the tail here plays a part."""
         return self._mover is not None and self._mover.prefer != "remote"
 
-    def ran_here(self, took_ms: float, why: str = "") -> None:
-        """The tail here has answered a request; `why` is the fault of the server before it, if there was one."""
+    def ran_here(self, took_ms: float, tail_ms: float, why: str = "") -> None:
+        """The tail here has answered a request, so long after its head, and took `tail_ms` of that itself; `why` is the fault of
+        the server before it, if there was one."""
         self.counts.add("local")
         self._remember(Went(HERE, took_ms, why))
-        self.timed_here(took_ms)
+        self.timed_here(tail_ms)
 
     def timed_here(self, took_ms: float) -> None:
         """The tail here took so long."""
@@ -327,7 +337,8 @@ class RemoteTail:
             if self._wake.wait(left):
                 return
         if self._mover.may_time_here and not self._closed:
-            self.when_quiet()
+            with suppress(EdgeError):  # a request that runs the tail here meets it too, and somebody hears of it
+                self.when_quiet()
 
     def _strike(self, fault: Fault) -> None:
         with self._lock:

@@ -27,7 +27,9 @@ _REMOTE = (
     click.option(
         "--points", metavar="auto|CHANNELS", callback=_points, help="Channels that are sent; auto (default): by the link."
     ),
-    click.option("--target-ms", type=float, metavar="MS", help="With --points auto: what is in time (default half of it)."),
+    click.option(
+        "--target-ms", type=float, metavar="MS", help="With --points auto: what is in time (default half of --deadline-ms)."
+    ),
     click.option(
         "--prefer",
         type=click.Choice(["accuracy", "speed", "remote"]),

@@ -44,13 +44,15 @@ FLOAT = "fp32"
 class Asked:
     """The ways to make a part: `candidates`, whose recipes have in `whole` the passes after the cut, for a target.
 
-    `by` is where their speed comes from; `before` are the passes that come before the cut, of a head.
+    `by` is where their speed comes from, `asked` that it was asked for; `before` are the passes that come before the cut,
+    of a head.
     """
 
     backend: Target
     by: Basis
     candidates: tuple[Candidate, ...]
     before: tuple[Pass, ...] = ()
+    asked: bool = False
 
     def in_float(self) -> Asked:
         """Without the integers, of which one was not promised."""
@@ -164,7 +166,7 @@ class _Choice:
 
         return choose.choose(
             [self._beside(part, one, other) for one in found], build, PartTrial(self.cutting, part), asked.backend, asked.by,
-            plain,
+            plain, asked=asked.asked,
         )  # fmt: skip
 
     def then(self, before: Prepared, asked: Asked) -> Prepared:

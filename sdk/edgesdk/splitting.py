@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import ContractBroken, ModelError
+from edgesdk_converters.errors import ModelError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, runner
@@ -28,7 +28,7 @@ from edgesdk_targets.target import Compiled, Role, Segment, Target
 
 from .candidate import Draft, Section
 from .split_figures import bytes_of
-from .trial import EXACT, Trial, known_of, source_size
+from .trial import EXACT, Remedies, Trial, known_of, source_size
 
 if TYPE_CHECKING:
     from edgesdk_converters.calibration import Samples
@@ -141,16 +141,27 @@ class Cutting:
     @property
     def packed(self) -> bool:
         """Whether what crosses has fewer bits than it was computed with."""
-        return any(step.name == "payload" or getattr(step, "bits", 32) < 32 for step in self.steps)
+        return any(step.name in ("payload", "bottleneck") and getattr(step, "bits", 32) < 32 for step in self.steps)
 
     @functools.cached_property
     def crossing(self) -> Samples:
         """What the head gives, before any precision, for the samples to calibrate with: those that a tail is calibrated with."""
+        self.trial.progress("running the head on the samples to calibrate with")
+        return self._after_head(self.trial.calibrate)
+
+    @functools.cached_property
+    def lessons(self) -> Samples:
+        """The same for all samples that may be learned from."""
+        if len(self.trial.lessons) == len(self.trial.calibrate):
+            return self.crossing
+        self.trial.progress("running the head on the samples to learn from")
+        return self._after_head(self.trial.lessons)
+
+    def _after_head(self, found: Samples) -> Samples:
         from edgesdk_converters.calibration import Samples
         from edgesdk_converters.reference import Reference
 
-        head, found = Reference(self.plain[0]), self.trial.calibrate
-        self.trial.progress("running the head on the samples to calibrate with")
+        head = Reference(self.plain[0])
         rows = [head.run(sample) for sample in found]
         leading = {name: value.ndim > 0 and len(value) == 1 for name, value in rows[0].items()}
         arrays = {
@@ -159,12 +170,13 @@ class Cutting:
         }
         return Samples(arrays, f"{found.origin}, after the head", found.labels, found.slices, leading, found.synthetic)
 
-    def given(self, role: Section) -> Given:
-        """What passes of a part are given: its own model as the source, and inputs of its own."""
+    def given(self, role: Section, steps: Sequence[Pass] = ()) -> Given:
+        """What `steps`, passes of a part, are given: its own model as the source, and inputs of its own."""
         given = self.trial.given()
         if role == "head":
             return replace(given, source=self.plain[0])
-        return replace(given, source=self.plain[1], train=self.crossing, lessons=self.crossing)
+        lessons = self.lessons if any(map(_learns, steps)) else self.crossing
+        return replace(given, source=self.plain[1], train=self.crossing, lessons=lessons)
 
 
 class Pair:
@@ -186,7 +198,7 @@ class Pair:
     def _converted(self, role: Literal["head", "tail"]) -> Model:
         steps: tuple[Pass, ...] = getattr(self.recipe, role)
         part = self.cutting.plain[ROLES.index(role)]
-        return Recipe(steps).run(part, self.cutting.given(role)) if steps else part
+        return Recipe(steps).run(part, self.cutting.given(role, steps)) if steps else part
 
     def _passes_told(self) -> list[str]:
         """What the passes of a part say of it."""
@@ -203,10 +215,14 @@ class Pair:
         for point in learned["channels"][:-1]:
             self.trial.progress(f"compiling the tail for {point} channels")
             plain = narrowed(self.cutting.plain[1], point, learned["coded"], learned["bits"])
-            given, width = self.cutting.given("tail"), int(plain.signature.inputs[0].shape[1])
-            arrays = {name: np.ascontiguousarray(rows[:, :width]) for name, rows in given.train.arrays.items()}
-            fewer = replace(given.train, arrays=arrays)
-            tail = Recipe(self.recipe.tail).run(plain, replace(given, source=plain, train=fewer, lessons=fewer))
+            given, width = self.cutting.given("tail", self.recipe.tail), int(plain.signature.inputs[0].shape[1])
+
+            def fewer(samples: Samples, width: int = width) -> Samples:
+                arrays = {name: np.ascontiguousarray(rows[:, :width]) for name, rows in samples.arrays.items()}
+                return replace(samples, arrays=arrays)
+
+            lessons = fewer(given.lessons or given.train)
+            tail = Recipe(self.recipe.tail).run(plain, replace(given, source=plain, train=fewer(given.train), lessons=lessons))
             made[point] = (plain, tail, self.devices[1].compile(Segment(tail, "tail")))
         return made
 
@@ -230,26 +246,22 @@ class Pair:
         """The bundle of both, held against the contract as a whole. Raises ContractBroken."""
         outer, files = self._outer(self.inner)
         compiled = replace(self.compiled[0], files=files, runtime=outer.runtime, plan=(), notes=())
-        try:
-            manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, self._known(self.inner))
-        except ContractBroken as error:
-            raise ContractBroken(error.message, self._remedy(error.hint)) from error
+        known = self._known(self.inner)
+        manifest, everything, report = self.trial.finish(compiled, outer, bound, begin, known, self._remedies())
         vectors, tail = manifest.golden, self.inner.tail.manifest.golden
         assert vectors is not None and tail is not None
         loosest = max(vectors.tolerance, tail.tolerance)  # what the tail alone may differ by, both may
         rows = tuple(self._placed(row) if row.value is None and row.segment == "device" else row for row in report.rows)
         return replace(manifest, golden=replace(vectors, tolerance=loosest)), everything, replace(report, rows=rows)
 
-    def _remedy(self, hint: str) -> str:
+    def _remedies(self) -> Remedies:
         """What to do where both together are too far from the source: first what the cut has to do with it."""
         ways = []
         if self.cutting.learned is not None:
             ways.append("more channels, or epochs (--bottleneck N, --set bottleneck.mimic=N, bottleneck.tune=N)")
         if self.cutting.packed:
             ways.append("more --payload-bits")
-        if ways and set(self.precisions) == {"fp32"}:
-            hint = hint.removeprefix("take a higher precision, or ")
-        return "; ".join(["give " + ", or ".join(ways), f"or {hint}"]) if ways else hint
+        return Remedies(tuple(ways), precision=not ways or set(self.precisions) != {"fp32"})
 
     def _placed(self, row: Figure) -> Figure:
         """A figure that is missing, as a part does not run on a CPU alone: missing where the first such part is to run."""
@@ -375,6 +387,12 @@ class Pair:
 
 
 ROLES: tuple[Role, Role] = ("head", "tail")
+
+
+def _learns(step: Pass) -> bool:
+    """Whether it learns from `Given.lessons`: it trains, or prunes by a criterion that does."""
+    trains = any(getattr(step, name, 0) for name in ("qat", "epochs", "finetune"))
+    return trains or getattr(step, "criterion", "magnitude") != "magnitude"
 
 
 def _kind(learned: Mapping[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,25 @@ KEPT_ANSWERS_BYTES = 200_000_000
 SENSITIVITY_CASES = 16
 BATCH = 500
 """Samples that a simulator is given at once."""
+OWN_BOUND = "state your own bound with --max-relative-error"
 EXACT = 1e-5
 """Relative error up to which an fp32 artefact counts as the same function: rounding in another order."""
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What to do where a contract is broken: `ways` come first, as what to give; then a higher `precision` where there is one."""
+
+    ways: tuple[str, ...] = ()
+    precision: bool = True
+
+    def hint(self, *bounds: str) -> str:
+        """In one line; `bounds` are what else may be given, or be loosened."""
+        return self.before(_or(*(["take a higher precision"] if self.precision else []), *bounds))
+
+    def before(self, told: str) -> str:
+        """The ways, and then what is told."""
+        return f"give {', or '.join(self.ways)}; or {told}" if self.ways else told
 
 
 class Trial:
@@ -201,11 +218,17 @@ class Trial:
         return costliest(sensitivity(model, few, alone, step.layers(model), progress=self.progress))
 
     def finish(
-        self, compiled: Compiled, manifest: Manifest, bound: float, begin: float, known: Sequence[Figure]
+        self,
+        compiled: Compiled,
+        manifest: Manifest,
+        bound: float,
+        begin: float,
+        known: Sequence[Figure],
+        remedies: Remedies = Remedies(),
     ) -> tuple[Manifest, dict[str, bytes], Report]:
         """Run the compiled artefact, hold the contract, and put figures and golden vectors together.
 
-        `known` are figures that need no run: what was counted, and estimates.
+        `known` are figures that need no run: what was counted, and estimates; `remedies` what to do where the contract is broken.
         """
         facts = machine_facts()
         here = f"this machine ({facts['cpu']}, {facts['architecture']})"
@@ -220,7 +243,7 @@ class Trial:
         known_by = loaded.facts.provenance
         try:
             got, error = self._error(loaded, names)
-            _refuse_infinite(error, self.origin)
+            _refuse_infinite(error, self.origin, remedies)
             rows = [
                 Figure("relative_error", error, known_by, here, f"artefact against source, {loaded.facts}", n=len(got)),
                 Figure(
@@ -230,9 +253,9 @@ class Trial:
             ]  # fmt: skip
             if self.contract.max_drop_points is None and not error <= bound:
                 raise ContractBroken(
-                    f"the compiled artefact is {error:.2g} relative from its source; allowed: {bound:g}", _parity_hint("compile")
+                    f"the compiled artefact is {error:.2g} relative from its source; allowed: {bound:g}", remedies.hint(OWN_BOUND)
                 )
-            verdict, promise, accuracy_rows = self._judge(artefact, loaded.facts, here)
+            verdict, promise, accuracy_rows = self._judge(artefact, loaded.facts, here, remedies)
             if verdict.status == "none":
                 text = f"outputs are within {bound:g} relative of the source's on {len(got)} inputs ({self.origin})"
                 verdict = Verdict("passed", f"{text}; no accuracy was promised (--data, --max-drop)")
@@ -309,7 +332,7 @@ class Trial:
         return got, accuracy.distance(got, self.wanted).relative
 
     def _judge(
-        self, artefact: Callable[[Samples], Iterator[dict[str, Array]]], facts: runner.RunnerFacts, here: str
+        self, artefact: Callable[[Samples], Iterator[dict[str, Array]]], facts: runner.RunnerFacts, here: str, remedies: Remedies
     ) -> tuple[Verdict, dict[str, Any], list[Figure]]:
         """Hold the contract on the check data: verdict, what the manifest keeps of it, and rows."""
         check, promised = self.check, self.contract.max_drop_points
@@ -327,7 +350,7 @@ class Trial:
             before.append(wanted[first])
             after.append(got[first])
         worst = off.relative
-        _refuse_infinite(worst, check.origin)
+        _refuse_infinite(worst, check.origin, remedies)
         source, converted = np.stack(before), np.stack(after)
         drop = _drop(self.contract, source, converted, check.labels)
         rows = [
@@ -365,10 +388,10 @@ class Trial:
             keep["max_relative_error"] = limit
             if not worst <= limit:
                 raise ContractBroken(
-                    f"relative error {worst:.2g} on {check.origin}; promised: at most {limit:g}", _parity_hint("")
+                    f"relative error {worst:.2g} on {check.origin}; promised: at most {limit:g}", remedies.hint(OWN_BOUND)
                 )
         if slices:
-            self._hold_slices(slices, keep, rows, here)
+            self._hold_slices(slices, keep, rows, here, remedies)
         if promised is None or drop is None:
             if limit is not None:
                 told = f"relative error {worst:.2g}, promised at most {limit:g}, n={len(check)}"
@@ -379,7 +402,7 @@ class Trial:
         text = f"{drop.what} drops {drop.drop_points:.2f} points (95 % bound {drop.bound_points:.2f})"
         text += f", promised at most {promised:g}, n={drop.n}"
         if drop.drop_points > promised:
-            raise ContractBroken(f"the compiled artefact: {text}", "take a higher precision, or a larger --max-drop")
+            raise ContractBroken(f"the compiled artefact: {text}", remedies.hint("a larger --max-drop"))
         return Verdict("passed", text + self._slices_held(slices)), keep | {"max_drop_points": promised}, rows
 
     def _answers(self, check: Samples) -> list[dict[str, Array]]:
@@ -426,7 +449,9 @@ class Trial:
 
         return accuracy.by_slice(check.slices, drop)
 
-    def _hold_slices(self, slices: Mapping[str, accuracy.Drop], keep: dict[str, Any], rows: list[Figure], here: str) -> None:
+    def _hold_slices(
+        self, slices: Mapping[str, accuracy.Drop], keep: dict[str, Any], rows: list[Figure], here: str, remedies: Remedies
+    ) -> None:
         """Add the worst slice to the rows, and hold the contract on it."""
         worst = min(slices, key=lambda name: (slices[name].retention, name))
         lost = max(slices, key=lambda name: (slices[name].drop_points, name))
@@ -440,7 +465,7 @@ class Trial:
             raise ContractBroken(
                 f"slice {lost!r} drops {slices[lost].drop_points:.2f} points of {slices[lost].what} (n={slices[lost].n}); "
                 f"promised: at most {limit:g} on every slice",
-                "take a higher precision, more calibration data of that slice, or a larger --max-slice-drop",
+                remedies.hint("more calibration data of that slice", "a larger --max-slice-drop"),
             )
 
 
@@ -454,12 +479,12 @@ def _given(loaded: runner.Runner, samples: Samples) -> Iterator[Sequence[Array]]
         yield from loaded.run_many([dict(sample) for sample in part])
 
 
-def _refuse_infinite(error: float, origin: str) -> None:
+def _refuse_infinite(error: float, origin: str, remedies: Remedies) -> None:
     """A promise in points does not cover answers that overflow, or that are not 0 where every answer of the source is."""
     if not math.isfinite(error):
         raise ContractBroken(
             f"the compiled artefact is infinitely far, relative, from its source on {origin}: it overflows, or gives something "
-            "where the source gives only zeros; no such error is allowed", _parity_hint("half"),
+            "where the source gives only zeros; no such error is allowed", remedies.before(_parity_hint("half")),
         )  # fmt: skip
 
 
@@ -539,4 +564,8 @@ def known_of(backend: Target, segment: Segment, compiled: Compiled, precision: s
 def _parity_hint(step: str) -> str:
     if step == "half":
         return "give real inputs with --data, more --set half.headroom=16, or a bound of your own with --max-relative-error"
-    return "take a higher precision, or state your own bound with --max-relative-error"
+    return Remedies().hint(OWN_BOUND)
+
+
+def _or(*told: str) -> str:
+    return ", or ".join(part for part in (", ".join(told[:-1]), told[-1]) if part)

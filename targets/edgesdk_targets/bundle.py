@@ -18,7 +18,6 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import zipfile
@@ -26,14 +25,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from edgesdk_converters import fields
 from edgesdk_converters.errors import BundleError, ModelError
 from edgesdk_converters.signature import Signature
 
-if TYPE_CHECKING:
-    from .report import Report
+from .report import Report, check_can_make, temporary
 
 FORMAT = "edgesdk-bundle/1"
 MANIFEST = "manifest.json"
@@ -153,8 +151,6 @@ class Bundle:
 
     def report(self) -> Report:
         """The report that the export wrote beside the bundle. Raises BundleError where it is gone or another bundle's."""
-        from .report import Report
-
         place = report_path(self.path)
         try:
             found = Report.from_json(json.loads(place.read_text(encoding="utf-8")))
@@ -235,7 +231,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
     _check_references(sealed)
     everything = {MANIFEST: sealed.to_bytes(), **files}
     size = sum(map(len, everything.values())) + len(report or b"")
-    temporary, temporary_report = _temporary(path), _temporary(path)
+    new, new_report = temporary(path), temporary(path)
     held: list[int] = []
     try:
         with _alone(path.parent):
@@ -245,12 +241,12 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
             if free < size + 65536:
                 raise OSError(errno.ENOSPC, f"No space left on device ({size / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)")
             if path.suffix == ".zip":
-                held.append(_create(temporary))
+                held.append(_create(new))
             else:
-                temporary.mkdir()
-                held.append(os.open(temporary, os.O_RDONLY | os.O_DIRECTORY))
+                new.mkdir()
+                held.append(os.open(new, os.O_RDONLY | os.O_DIRECTORY))
             if report is not None:
-                held.append(_create(temporary_report))
+                held.append(_create(new_report))
             for descriptor in held:
                 _lock(descriptor, fcntl.LOCK_EX)
         if report is not None:
@@ -258,15 +254,15 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
         if path.suffix == ".zip":
             _write_all(held[0], _zip(everything))
         else:
-            _write_directory(temporary, everything)
+            _write_directory(new, everything)
         with _alone(path.parent):
             _check_free(path)
             _sweep(path)
             if report is None:
-                _put(temporary, path)
+                _put(new, path)
             else:
-                with _report_in_place(temporary_report, report_path(path)):
-                    _put(temporary, path)
+                with _report_in_place(new_report, report_path(path)):
+                    _put(new, path)
             _sync(path.parent)
     except OSError as error:
         raise BundleError(
@@ -274,16 +270,11 @@ def write(path: str | os.PathLike[str], manifest: Manifest, files: Mapping[str, 
             _NOT_WRITTEN,
         ) from error
     finally:
-        _remove(temporary)
-        _remove(temporary_report)
+        _remove(new)
+        _remove(new_report)
         for descriptor in held:
             os.close(descriptor)
     return Bundle(path, sealed)
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside a bundle's of what is to be renamed to it; `_sweep` knows it."""
-    return path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 
 def _create(path: Path) -> int:
@@ -311,15 +302,7 @@ def check_place(path: Path) -> None:
     Something else is there or at its report's place, or no file can be made beside it: one is made, and removed.
     """
     _check_free(path)
-    trial = _temporary(path)
-    try:
-        os.close(_create(trial))
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written: no file can be made in {path.parent}: {error.strerror or error}", _NOT_WRITTEN
-        ) from error
-    finally:
-        _remove(trial)
+    check_can_make(path, _NOT_WRITTEN)
 
 
 def _check_free(path: Path) -> None:

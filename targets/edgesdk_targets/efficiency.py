@@ -1,8 +1,8 @@
 """Metrics of the papers on efficiency, where they mean something: how much of a device a run uses, and what compression keeps.
 
 After EfficientLLM's utilisation (achieved over peak, memory used over memory there) and its model compression rate (the ratio of
-sizes x the ratio of performances). A metric whose parts are not all known is left out, and each has the provenance of the least
-certain of its parts.
+sizes x the ratio of performances). A metric whose parts are not all known is left out. Each has the provenance of the
+latency, memory or accuracy in it: its other parts are exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def shares(
 
 
 def compression(rows: Sequence[Figure]) -> tuple[Figure, ...]:
-    """size_ratio_times_retention of an export that measured the accuracy of source and artefact; empty for others."""
+    """size_ratio_times_retention of an export that measured the accuracy of source and artefact; empty for others.
+
+    Sizes are counted and the source's accuracy is always measured: it has the provenance of the artefact's accuracy.
+    """
     before, after = _whole(rows, "source_bytes"), _whole(rows, "artifact_bytes")
     had, kept = _whole(rows, "source_accuracy"), _whole(rows, "accuracy")
     if before is None or after is None or had is None or kept is None or not (before.value and after.value and had.value):

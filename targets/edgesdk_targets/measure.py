@@ -38,7 +38,10 @@ TIMED = ("latency_ms", "throughput_per_s", "first_run_ms", "load_ms", "peak_memo
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall times of one loaded model in milliseconds, and the process's peak memory. `threads` None: not known."""
+    """Wall times of one loaded model in milliseconds, and the process's peak memory. `threads` None: not known.
+
+    `fallback`: another provider ran it than the bundle's first.
+    """
 
     load_ms: float
     first_run_ms: float
@@ -47,6 +50,7 @@ class Timing:
     peak_memory_bytes: int
     facts: str
     threads: int | None = None
+    fallback: bool = False
 
     @property
     def noisy(self) -> bool:
@@ -111,6 +115,7 @@ def measure(
         machine=facts
         | {"runtime": timing.facts, "precision": manifest.precision}
         | ({"threads": timing.threads} if timing.threads else {})
+        | ({"fallback": True} if timing.fallback else {})
         | {"noisy": timing.noisy and not emulator, "is_device": here_is_device}
         | ({} if emulator else {"before": before.to_json(), "after": after.to_json()}),
         notes=tuple(notes),
@@ -200,9 +205,9 @@ def take(path: Path, runs: int | None, options: runner.RunOptions, seconds: floa
         estimate_ms = max(once(), 1e-3)
         runs = int(min(1000, max(20, 1e3 * seconds / estimate_ms)))
     times = tuple(once() for _ in range(runs))
-    facts = str(loaded.facts)
+    facts = loaded.facts
     loaded.close()
-    return Timing(load_ms, first_run_ms, times, warmup_runs, peak_memory_bytes(), facts, threads)
+    return Timing(load_ms, first_run_ms, times, warmup_runs, peak_memory_bytes(), str(facts), threads, facts.fallback)
 
 
 def _computing(bundle: Bundle, options: runner.RunOptions, facts: runner.RunnerFacts, before: int | None) -> int | None:

@@ -105,12 +105,17 @@ def check_place(path: Path) -> None:
         raise BundleError(f"{path} cannot be written: there is no folder {folder}", "make it, or give another place")
     if path.is_dir():
         raise BundleError(f"{path} cannot be written: it is a folder", "give the name of a file")
-    trial = _temporary(path)
+    check_can_make(path, "give another place, or change its permissions")
+
+
+def check_can_make(path: Path, hint: str) -> None:
+    """Raise BundleError with that hint where no file can be made beside `path`: one is made, and removed."""
+    trial = temporary(path)
     try:
         open(trial, "xb").close()
     except OSError as error:
-        told = f"{path} cannot be written: no file can be made in {folder}: {error.strerror or error}"
-        raise BundleError(told, "give another place, or change its permissions") from error
+        told = f"{path} cannot be written: no file can be made in {path.parent}: {error.strerror or error}"
+        raise BundleError(told, hint) from error
     finally:
         with contextlib.suppress(OSError):
             trial.unlink()
@@ -118,19 +123,20 @@ def check_place(path: Path) -> None:
 
 def write_beside(path: Path, data: bytes) -> None:
     """Write a file beside its place, then rename. Raises BundleError when the disk or the directory refuses."""
-    temporary = _temporary(path)
+    new = temporary(path)
     try:
-        with open(temporary, "xb") as stream:
+        with open(new, "xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        os.replace(new, path)
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error.strerror}", "check free space and permissions") from error
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            new.unlink()
 
 
-def _temporary(path: Path) -> Path:
+def temporary(path: Path) -> Path:
+    """A name beside a file's or a bundle's of what is to be renamed to it; `bundle.write` sweeps what dead writers left there."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

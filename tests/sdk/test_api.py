@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import edgesdk
+from edgesdk import api
 from edgesdk_converters.errors import ContractBroken, DeviceError, TargetError
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets.bundle import Provider, open_bundle
 from edgesdk_targets.device import total_memory_bytes
+from edgesdk_targets.figure import Figure
+from edgesdk_targets.report import Report
 
 ROOT = Path(__file__).parents[2]
 CNN = ROOT / "examples" / "fashion" / "fashion_cnn.onnx"
@@ -75,6 +78,45 @@ def test_a_run_on_its_device_tells_how_much_of_it_was_used_and_on_another_does_n
     assert memory.provenance == "measured" and memory.value == pytest.approx(used.value / total_memory_bytes())
     here.with_name("here.report.json").unlink()
     assert edgesdk.measure(here, runs=3).find("memory_share") is None  # nothing says how much work it is
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"threads": 2}, "2 x 1.8 GHz x 8 FLOP a cycle"),
+        ({}, ""),  # threads that are not known are not all cores
+        ({"threads": 2, "fallback": True}, ""),
+    ],
+)
+def test_the_share_of_a_peak_is_told_only_where_it_is_known_what_computed(pi: Path, facts: dict[str, object], told: str) -> None:
+    shares = shares_of(pi, "raspberry-pi-4", facts)
+    assert (told in shares["peak_share"].method) if told else "peak_share" not in shares
+    assert "memory_share" in shares
+
+
+def test_a_gpus_peak_is_told_only_where_the_gpu_computed(jetson: Path) -> None:
+    device = open_bundle(jetson).manifest.device
+    assert "of the GPU" in shares_of(jetson, device, {})["peak_share"].method
+    assert set(shares_of(jetson, device, {"fallback": True, "threads": 2})) == {"memory_share"}
+
+
+def test_a_split_run_has_no_peak_of_its_heads_precision(pi: Path, tmp_path: Path) -> None:
+    split = rewritten(pi, tmp_path / "split.edge", role="split")
+    made = replace(open_bundle(pi).report(), bundle=open_bundle(split).digest)
+    made.save(bundles.report_path(split))
+    assert set(shares_of(split, "raspberry-pi-4", {"threads": 2})) == {"memory_share"}
+
+
+def shares_of(path: Path, device: str, facts: dict[str, object]) -> dict[str, Figure]:
+    """What a run there would tell that took 10 ms and 1 GB."""
+    manifest = open_bundle(path).manifest
+    rows = (
+        Figure("latency_ms", 10.0, "measured", device, "a run", n=3),
+        Figure("peak_memory_bytes", 10**9, "measured", device, "a run", n=1),
+    )
+    machine = {"is_device": True, "precision": manifest.precision, **facts}
+    run = Report(manifest.name, manifest.target, device, manifest.digest, rows, machine=machine)
+    return {row.name: row for row in api._shares(path, run)}
 
 
 def test_measuring_on_anything_but_this_machine_is_refused(pi: Path) -> None:

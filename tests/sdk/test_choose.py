@@ -14,7 +14,7 @@ import edgesdk
 from edgesdk import ranking, repairs, text
 from edgesdk.exporting import Prepared, prepare
 from edgesdk_converters.calibration import read_npz
-from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, ModelError, PassError, RecipeError
+from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, ModelError, PassError, RecipeError, ToolError
 from edgesdk_converters.model import Model
 from edgesdk_converters.quantize import Quantize
 from edgesdk_converters.recipe import Recipe
@@ -255,6 +255,28 @@ def test_an_emulator_that_is_set_up_is_preferred_to_an_estimate(
     for name, provenance in (("raspberry-pi-5", "emulated"), ("raspberry-pi-4", "estimated")):
         made = prepare(net, device=name, precision="auto", data=check, train=train, max_drop=1.0)
         assert {row["provenance"] for row in made.report.candidates if "provenance" in row} - {"unavailable"} == {provenance}
+
+
+def test_a_repair_that_cannot_be_counted_leaves_all_on_estimates(
+    planted: Model, check: Data, train: Data, fewer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer({"fold": 4.0, "half": 4.4, "s8s8": 2.0, "u8s8": 2.5})
+    counted = emulate.count
+
+    def count(bundle: Any, *given: Any, **how: Any) -> emulate.Count:
+        if bundle.manifest.recipe["whole"][-1].get("bias_correction"):
+            raise ToolError(emulate.QEMU, "the emulated program ended with SIGSEGV")
+        return counted(bundle, *given, **how)
+
+    monkeypatch.setattr(emulate, "count", count)
+    monkeypatch.setattr(emulate, "is_ready", lambda profile: True)
+    made = prepare(planted, device="raspberry-pi-4", precision="int8", data=check, train=train, max_drop=0.5)
+    rows = {row["name"]: row for row in made.report.candidates}
+    assert names(made, "kept")[0].startswith("int8") and "+bias correction" in names(made, "kept")[0]
+    assert rows["int8"]["status"] == "broken", "counted before the repair was tried"
+    assert {row["provenance"] for row in rows.values() if "provenance" in row} == {"estimated"}
+    assert not [row for row in made.report.rows if row.provenance == "emulated"]
+    assert "the emulated program ended with SIGSEGV; speeds are estimates" in " ".join(made.report.notes)
 
 
 def test_the_emulator_has_no_jetson(check: Data, train: Data) -> None:

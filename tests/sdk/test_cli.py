@@ -289,6 +289,17 @@ def test_a_reader_that_leaves_early_is_no_error_to_talk_about(folder: Path, verb
     assert "edgesdk:" not in told
 
 
+def test_a_reader_that_leaves_early_loses_no_measurement(folder: Path) -> None:
+    command = [*COMMAND, *["measure", "older.edge", "--runs", "3", "--threads", "1", "--out", "measured.json"]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    found = report.Report.from_json(json.loads((folder / "measured.json").read_text())).find("latency_ms")
+    assert found is not None and found.n == 3
+
+
 def test_head_gets_its_first_line(folder: Path) -> None:
     command = " ".join(COMMAND) + " devices | head -1"
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=False)
@@ -378,6 +389,29 @@ def test_an_interrupt_that_a_library_drops_stops_the_run_at_the_next_line_of_pro
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stderr.split("\n") == ["first", "", "stopped; nothing was left half done", ""]
+
+
+@pytest.mark.parametrize("error", ["EdgeError('lost')", "OSError('lost')", "MemoryError('lost')"])
+def test_an_interrupt_that_a_library_turns_into_an_error_of_ours_still_stops_the_run(folder: Path, error: str) -> None:
+    code = f"""
+        import os, signal, sys
+        from edgesdk import api, cli
+        from edgesdk_converters.errors import EdgeError
+
+        def measure(*_: object, **__: object) -> None:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                signal.sigtimedwait([], 5)
+            except KeyboardInterrupt:
+                raise {error} from None
+
+        api.measure = measure
+        sys.argv = ["edgesdk", "measure", "older.edge"]
+        cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr == "stopped; nothing was left half done\n"
 
 
 def _runs(pid: int) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from edgesdk import compare_page
 from edgesdk.comparing import Comparison, compare
+from edgesdk_targets.figure import Figure
 
 from .conftest import graph_model, run_here
 
@@ -183,6 +184,27 @@ def test_every_picture_is_well_formed_and_says_in_words_what_it_shows(page: Path
         drawn = ElementTree.fromstring(text)
         assert drawn.get("role") == "img" and len(str(drawn.get("aria-label"))) > 20
         assert sum(1 for _ in drawn.iter("path")) > 5
+
+
+def test_the_accuracy_of_a_model_has_its_provenance_on_its_card(found: Comparison) -> None:
+    right = Figure("accuracy", 0.91, "emulated", "here", "top-1", n=100)
+    text = compare_page.html(replace(found, models=(replace(found.models[0], accuracy=right),)))
+    assert len(re.findall(r'top-1 91\.00% <abbr class="tag emulated" title="emulated">X</abbr> on this machine', text)) == 2
+
+
+def test_refusals_of_two_precisions_are_two_rows_and_only_what_does_not_fit_is_told_so(found: Comparison) -> None:
+    one = found.models[0]
+    logic = [entry for entry in one.entries if entry.takes_logic][:2]
+    refused = tuple(
+        replace(entry, precision=precision, refused="no") for entry, precision in zip(logic, ("p4", "p8"), strict=True)
+    )
+    text = compare_page.html(replace(found, models=(replace(one, entries=refused),)))
+    refusals = text.split("refused</th></tr>")[1].split("</tbody>")[0]
+    assert refusals.count("<tr>") == 2 and ", p4</small>" in refusals and ", p8</small>" in refusals
+    assert "does not fit" not in text.split("What logic takes")[1].split("</table>")[0]
+    wide = replace(one, entries=(replace(logic[0], refused="does not fit: too wide"),))
+    text = compare_page.html(replace(found, models=(wide,)))
+    assert "<small>does not fit</small>" in text.split("What logic takes")[1].split("</table>")[0]
 
 
 def test_figures_have_captions_and_tables_heads(page: Path) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import edgesdk
-from edgesdk import estimating
+from edgesdk import comparing_sources, estimating
 from edgesdk.comparing import Comparison, compare, known_devices
-from edgesdk.comparing_entries import CELLS, Entry
+from edgesdk.comparing_entries import CELLS, Asking, Entry
 from edgesdk_converters.errors import BundleError, DeviceError, EdgeError, ModelError
+from edgesdk_targets import board_facts, runner
 from edgesdk_targets.bundle import open_bundle
-from edgesdk_targets.device import of_target
-from edgesdk_targets.figure import Figure
+from edgesdk_targets.device import cpu_model, of_target
+from edgesdk_targets.figure import Figure, unavailable
 from edgesdk_targets.latency_model import PUBLISHED
+from edgesdk_targets.report import Report
 
-from .conftest import run_here
+from .conftest import graph_model, run_here
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "build" / "models"
@@ -155,18 +161,120 @@ def test_a_bundle_speaks_for_its_own_device_and_is_estimated_on_the_others(folde
     assert others and all(e.latency.provenance == "estimated" and not e.own for e in others)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_what_another_machine_measured_is_never_the_devices_latency(folder: Path, there: bool) -> None:
-    path = folder / "older.report.json"
+def rewritten(path: Path, **changes: object) -> None:
+    """A report with a latency that was measured, and other facts of the machine."""
     report = json.loads(path.read_text())
-    measured = Figure("latency_ms", 123.0, "measured", "the machine", "timed", n=20)
     row = next(row for row in report["rows"] if row["name"] == "latency_ms" and row["layer"] is None)
     row.update({"value": 123.0, "provenance": "measured", "where": "the machine", "method": "timed", "n": 20})
     row.update({"interval": None, "extrapolated": False})
-    report["machine"]["is_device"] = there
+    report["rows"].append({**row, "layer": "dense"})
+    report["machine"].update(changes)
     path.write_text(json.dumps(report))
-    found = entry(compare([folder / "older.edge"], devices=PI), PI).latency
-    assert found == measured if there else (found.provenance == "estimated" and found.value != 123.0)
+
+
+def test_a_bundles_own_row_is_its_report_alone_whatever_the_command_asks_for(folder: Path) -> None:
+    report = open_bundle(folder / "older.edge").report()
+    for options in ({}, {"precision": "int8"}, {"runtime": "ncnn"}, {"threads": 99}, {"precision": "nothing"}):
+        own = entry(compare([folder / "older.edge"], devices=[PI, "raspberry-pi-5"], **options), PI)
+        assert own.own and not own.refused and (own.precision, own.way.runtime) == ("fp32", "onnxruntime")
+        assert own.cells["latency_ms"] == report.find("latency_ms") and own.cells["size"] == report.find("artifact_bytes")
+        assert all(row in report.rows for row in own.rows)
+        assert own.cells["accuracy"].value is None and own.cells["accuracy"].method == "the bundle's report has no accuracy"
+
+
+def test_a_bundle_of_logic_speaks_for_its_part_with_the_latency_of_its_cycles_at_its_clock(logic: Path) -> None:
+    found = compare([logic], devices=["pynq-z2", "zcu102"], precision="fp32", runtime="ncnn")
+    own, report = entry(found, "pynq-z2", "hls4ml"), open_bundle(logic).report()
+    assert own.own and not own.refused and own.precision == "fixed" and set(own.logic) >= {"lut", "cycles", "fmax_mhz"}
+    assert all(row == report.find(name) for name, row in own.logic.items())
+    cycles, fmax = own.logic["cycles"], own.logic["fmax_mhz"]
+    assert cycles.value and fmax.value and fmax.value > 125
+    assert own.latency.value == pytest.approx(cycles.value / 125e3) and "125 MHz, the clock asked for" in own.latency.method
+    assert own.latency.provenance == "estimated" and own.latency.interval is not None and own.latency in own.rows
+    size = own.cells["size"]
+    assert size.value is None and "weights become logic" in size.method
+    assert entry(found, "pynq-z2", "rtl").refused and not entry(found, "pynq-z2", "rtl").own
+
+
+def without_report(folder: Path, config: dict[str, str], **asked: str) -> list[Entry]:
+    """What is asked for a bundle of logic that lost its report."""
+    bundle = open_bundle(folder / "older.edge")
+    runtime = replace(bundle.manifest.runtime, name="fpga", config=config)
+    manifest = replace(bundle.manifest, device="ecp5-25k", target="fpga", precision="fixed", runtime=runtime)
+    (subject,) = comparing_sources.open_subjects([folder / "m.onnx"], {}, runner.silent)
+    subject = replace(subject, bundle=replace(bundle, manifest=manifest), precision="fixed")
+    asking = {"precision": "", "runtime": "", **asked}
+    return Asking(
+        subject, unavailable("accuracy", "here", "no samples"), asking["precision"], 0, asking["runtime"], runner.silent
+    ).entries(["ecp5-25k", "ecp5-85k"])
+
+
+def test_a_bundle_of_logic_without_its_report_is_estimated_as_it_was_made(folder: Path) -> None:
+    config = {"flow": "rtl", "form": "folded", "multipliers": "1", "clock_mhz": "20", "top": "network_serial"}
+    other, own = without_report(folder, config)
+    assert own.way.device == "ecp5-25k" and not own.own and not own.refused and own.precision == "fixed"
+    assert own.way.settings == {"flow": "rtl", "form": "folded", "multipliers": "1", "clock_ns": "50"}
+    assert own.logic["cycles"].value and other.logic["cycles"].value
+    assert own.logic["cycles"].value > 4 * other.logic["cycles"].value
+    other, again = without_report(folder, config, precision="int8", runtime="ncnn")
+    assert again.latency == own.latency and not again.refused and other.refused
+
+
+@pytest.mark.parametrize("clock", [{}, {"clock_mhz": "0"}, {"clock_ns": "soon"}, {"clock_ns": "nan"}])
+def test_logic_whose_manifest_tells_no_clock_is_one_error(folder: Path, clock: dict[str, str]) -> None:
+    with pytest.raises(BundleError, match="does not tell the clock"):
+        without_report(folder, {"flow": "rtl", **clock})
+
+
+@pytest.fixture(scope="module")
+def made_logic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense layer as a project of hls4ml, with a reuse factor and a clock of its own."""
+    rng = np.random.default_rng(5)
+    out = tmp_path_factory.mktemp("logic") / "net.edge"
+    settings = {"flow": "hls4ml", "tools": "none", "reuse_factor": "4", "strategy": "resource", "clock_ns": "8"}
+    data = {"x": rng.standard_normal((300, 8)).astype(np.float32)}
+    layer = helper.make_node("Gemm", ["x", "w"], ["y"], name="dense")
+    weights = numpy_helper.from_array(rng.standard_normal((8, 4)).astype(np.float32), "w")
+    onnx.save(graph_model([layer], weights=[weights]), out.with_name("net.onnx"))
+    edgesdk.export(out.with_name("net.onnx"), device="pynq-z2", settings=settings, data=data, max_relative_error=0.5, out=out)
+    return out
+
+
+@pytest.fixture
+def logic(made_logic: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made_logic.parent, tmp_path / "logic")
+    return tmp_path / "logic" / made_logic.name
+
+
+def test_a_bundle_without_its_report_is_asked_for_its_own_precision_and_runtime(folder: Path) -> None:
+    (folder / "older.report.json").unlink()
+    plain = entry(compare([folder / "older.edge"], devices=PI), PI)
+    asked = entry(compare([folder / "older.edge"], devices=PI, precision="int8", runtime="ncnn"), PI)
+    assert asked.latency == plain.latency and (asked.precision, asked.way.runtime) == ("fp32", "onnxruntime")
+    others = compare([folder / "older.edge"], devices="raspberry-pi-5").models[0].entries
+    assert [one.way.device for one in others] == ["raspberry-pi-5"]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_another_computer_measured_is_not_this_machines(folder: Path, here: bool) -> None:
+    assert run_here("export m.onnx --device this-machine --out mine.edge", folder).code == 0
+    rewritten(folder / "mine.report.json", cpu=cpu_model() if here else "another CPU", is_device=True)
+    found = entry(compare([folder / "mine.edge"], devices="this-machine"), "this-machine")
+    assert found.own and not found.refused
+    if here:
+        assert found.latency.value == 123.0 and found.latency.provenance == "measured"
+    else:
+        assert found.latency.value is None and "of another machine: the machine" in found.latency.method
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_another_machine_measured_is_never_the_devices_latency(folder: Path, there: bool) -> None:
+    measured = Figure("latency_ms", 123.0, "measured", "the machine", "timed", n=20)
+    rewritten(folder / "older.report.json", is_device=there)
+    own = entry(compare([folder / "older.edge"], devices=PI), PI)
+    found = own.latency
+    assert [row.layer for row in own.heaviest(3)] == (["dense"] if there else [])
+    assert found == measured if there else (found.value is None and "of another machine: the machine" in found.method)
 
 
 def test_a_bundle_without_its_report_is_estimated_and_says_so(folder: Path) -> None:
@@ -192,6 +300,43 @@ def test_the_accuracy_of_a_bundle_stands_with_its_own_device_only(folder: Path) 
     found = compare([folder / "older.edge"], devices=[PI, "raspberry-pi-5"], data=folder / "check.npz")
     assert entry(found, PI).cells["accuracy"].value == 1.0 and "artefact" in entry(found, PI).cells["accuracy"].method
     assert entry(found, "raspberry-pi-5").cells["accuracy"].value is None
+
+
+def test_what_an_emulator_computed_is_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(board_facts.EMULATOR, "qemu-aarch64")
+    found = compare([folder / "m.onnx", folder / "older.edge"], devices=PI, data=folder / "check.npz")
+    assert [one.accuracy.provenance for one in found.models] == ["emulated", "emulated"]
+
+
+def test_a_bundle_whose_network_cannot_be_read_says_that_and_is_no_layer_list(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing_sources, "_network", lambda bundle: (None, (), "it holds no ONNX network"))
+    found = compare([folder / "older.edge"], devices=[PI, "raspberry-pi-5"], data=folder / "check.npz").models[0]
+    assert found.no_cuts == "it holds no ONNX network" and found.accuracy.value == 1.0
+    by_device = {e.way.device: e for e in found.entries}
+    assert by_device["raspberry-pi-5"].refused == "it holds no ONNX network" and not by_device[PI].refused
+
+
+def test_weights_are_told_to_be_the_models_or_the_bundles(folder: Path) -> None:
+    found = compare([folder / "m.onnx", folder / "older.edge"], devices="raspberry-pi-5")
+    model, bundle = (entry(found, "raspberry-pi-5", model=index).cells["size"] for index in (0, 1))
+    assert "of the model as it came" in model.method and bundle.method == "weights of the network in the bundle"
+
+
+@pytest.mark.parametrize("reason", ["", "no constants for this part"])
+def test_a_report_without_area_or_without_known_area_refuses_no_other_part(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    asked = []
+
+    def gaps(name: str, layers: object, *, device: str, **options: object) -> Report:
+        asked.append(device)
+        rows = tuple(unavailable(name, device, reason) for name in ("lut", "ff") if reason)
+        return Report(name, "fpga", device, "", rows)
+
+    monkeypatch.setattr(estimating, "of_layers", gaps)
+    found = compare([BLAZEFACE], devices=["ecp5-25k", "ecp5-85k"])
+    assert asked == ["ecp5-25k", "ecp5-85k"]
+    assert [e.refused for e in found.models[0].entries] == [reason, reason]
 
 
 def test_a_shape_goes_to_the_model_that_has_its_input(folder: Path) -> None:

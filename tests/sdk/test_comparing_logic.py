@@ -23,6 +23,16 @@ def test_cycles_run_at_the_clock_asked_for_where_the_design_can_be_faster() -> N
     assert (found.interval.low, found.interval.high) == pytest.approx((500 / 200e3, 2000 / 200e3))
 
 
+def test_simulated_cycles_at_a_clock_that_tools_reported_are_no_estimate() -> None:
+    cycles = Figure("cycles", 1000, "simulated", "Verilator", "counted", n=1)
+    fmax = Figure("fmax_mhz", 100.0, "tool-reported", "zcu102", "routed")
+    found = latency("zcu102", 200.0, {"cycles": cycles, "fmax_mhz": fmax})
+    assert found.value == pytest.approx(0.01) and (found.provenance, found.n) == ("simulated", 1)
+    assert found.interval is None and "simulated" in found.method and "tool-reported" in found.method
+    half = latency("zcu102", 200.0, {"cycles": cycles, "fmax_mhz": row("fmax_mhz", 100.0, 80.0, 120.0)})
+    assert half.provenance == "estimated" and half.interval is not None
+
+
 def test_a_design_that_is_slower_runs_at_its_own_clock_with_a_wider_interval() -> None:
     found = latency("zcu102", 200.0, {"cycles": CYCLES, "fmax_mhz": row("fmax_mhz", 100.0, 50.0, 400.0)})
     assert found.value == pytest.approx(1000 / 100e3) and "asked for" not in found.method

@@ -46,6 +46,13 @@ def test_how_much_of_the_device_is_used_is_told_where_its_peak_is_known() -> Non
     assert edgesdk.estimate("dense:16-8-4@8bit", device="ecp5-85k").find("memory_share") is None
 
 
+def test_a_runtime_of_both_has_its_share_of_the_peak_where_it_computes_on_the_cpu() -> None:
+    report = edgesdk.estimate(NET, device=PI, runtime="pytorch", threads=2)
+    peak = report.find("peak_share")
+    assert peak is not None and peak.value and "2 x 1.8 GHz x 8 FLOP" in peak.method
+    assert edgesdk.estimate(NET, device="jetson-orin-nano", runtime="pytorch").find("peak_share") is None
+
+
 def test_a_runtime_that_nothing_is_known_of_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(TargetError, match=r"unknown runtime 'onxruntime'; .*mnn, ncnn, ncnn-vulkan, onnxruntime, .*torchscript"):
         edgesdk.estimate(NET, device=PI, runtime="onxruntime")

@@ -264,13 +264,14 @@ def test_tokens_and_addresses_that_are_wrong(agent: Agent, template: Path) -> No
 
 
 def test_a_board_that_is_not_there_is_told_without_advice_for_sessions(template: Path) -> None:
-    for call in (
-        lambda: edgesdk.measure(template / "older.edge", on="http://127.0.0.1:1", token=TOKEN),
-        lambda: far_doctor("http://127.0.0.1:1", TOKEN),
+    for call, verb in (
+        (lambda: edgesdk.measure(template / "older.edge", on="http://127.0.0.1:1", token=TOKEN), "measure again to go on"),
+        (lambda: far_doctor("http://127.0.0.1:1", TOKEN), "ask its doctor again"),
     ):
         with pytest.raises(LinkError, match=r"no connection to http://127\.0\.0\.1:1: Connection refused") as caught:
             call()
         assert type(caught.value) is LinkError and "does edgesdk agent run there" in caught.value.hint
+        assert caught.value.hint.endswith(verb)
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(template: Path, tmp_path: Path) -> None:

@@ -206,6 +206,17 @@ def test_an_emulator_that_was_asked_for_and_cannot_be_set_up_is_an_error(
         chosen(data, on="emulator")
 
 
+@pytest.mark.parametrize("split", [None, "auto"])
+def test_an_emulator_that_was_asked_for_and_fails_is_an_error_set_up_or_not(
+    data: dict[str, Any], counted: Callable[[Counts], None], split: str | None
+) -> None:
+    counted({"fold": {"neon": 4_000_000}} if split is None else {})
+    with pytest.raises(ToolError, match="ended with SIGSEGV"):
+        prepare(
+            NETS / "fashion_cnn.onnx", device="raspberry-pi-4", precision="int8", on="emulator", split=split, max_drop=2.0, **data
+        )
+
+
 def test_for_a_jetson_no_emulator_is_missed(data: dict[str, Any]) -> None:
     made = chosen(data, device="jetson-orin-nano", precision="auto")
     assert "instructions" not in story(made)[1]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from tritonclient.grpc import model_config_pb2
 import edgesdk
 from edgesdk import moving, remote_runner, remote_tail
 from edgesdk import service as services
+from edgesdk.client import Fault
 from edgesdk.moving import Prefer
 from edgesdk.server import Doors, Server
 from edgesdk.service import Service
 from edgesdk.session import Session
 from edgesdk_converters.bottlenecks import leakage
-from edgesdk_converters.errors import BundleError, LinkError
+from edgesdk_converters.errors import BundleError, EdgeError, LinkError
 from edgesdk_targets import runner as runners
 from edgesdk_targets import triton
 from edgesdk_targets.bundle import Bundle, draft, nested
@@ -38,6 +40,7 @@ from edgesdk_targets.split_runner import point_tails
 from ..fashion import samples
 from .conftest import run_here
 from .fake_server import Act, Asked, FakeServer, message, metadata, outputs
+from .slow_tail import slowed
 from .test_serve import Gated, address, ask
 
 NET = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_cnn.onnx"
@@ -518,39 +521,45 @@ def test_chaos_at_every_point(
 # Policies
 
 
+class Clock(threading.local):
+    """What the tail here is timed with: each thread's own runs are all that takes time on it."""
+
+    now_ms = 0.0
+
+    def wait(self, ms: float) -> None:
+        self.now_ms += ms
+
+
 @pytest.fixture
-def slow_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """How many ms the tail here takes at least; the list may be changed."""
-    took, load = [0.0], runners.load
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(remote_runner, "time", SimpleNamespace(perf_counter=lambda: found.now_ms / 1e3))
+    return found
 
-    class Slow:
-        def __init__(self, one: runners.Runner) -> None:
-            self.one, self.facts = one, one.facts
 
-        def run(self, feed: Any) -> Any:
-            time.sleep(took[0] / 1e3)
-            return self.one.run(feed)
+@pytest.fixture
+def slow_here(clock: Clock) -> Iterator[list[float]]:
+    """How many ms the tail here takes, at first less than any answer of a server; the list may be changed."""
+    took = [0.01]
+    with slowed(lambda: clock.wait(took[0])):
+        yield took
 
-        def close(self) -> None:
-            self.one.close()
 
-    def loaded(bundle: Bundle, *given: Any) -> Any:
-        one = load(bundle, *given)
-        return Slow(one) if bundle.manifest.role == "tail" else one
-
-    monkeypatch.setattr(remote_runner.runners, "load", loaded)
-    yield took
+def set_quiet(monkeypatch: pytest.MonkeyPatch, deadline_ms: float) -> None:
+    """Nobody is taken to wait after 50 ms, whatever the deadline."""
+    monkeypatch.setattr(remote_tail, "_QUIET_S", 0.05 - 2 * deadline_ms / 1e3)
 
 
 def test_with_a_quick_tail_here_the_server_is_left_and_it_is_said_why(
-    made: Bundle, link: Link, images: list[dict[str, np.ndarray]], wants: dict[int, list[np.ndarray]], soon: None
-) -> None:
+    made: Bundle, link: Link, images: list[dict[str, np.ndarray]], wants: dict[int, list[np.ndarray]], soon: None,
+    slow_here: list[float],
+) -> None:  # fmt: skip
     link.ms_per_byte = 0.5  # 49 ms with all channels
-    with FakeServer(link.script) as fake, edgesdk.load(made.path, remote=fake.url, deadline_ms=3_000) as session:
+    with FakeServer(link.script) as fake, edgesdk.load(made.path, remote=fake.url, deadline_ms=30_000) as session:
         asking, far = Asking(session, images, wants), session.remote
         assert far is not None and far.way == "server, 4 channels"
         told = far.to_json()["estimates"]
-        assert told["prefer"] == "accuracy" and 0 < told["here_ms"] < 40  # timed before anybody asked
+        assert told["prefer"] == "accuracy" and told["here_ms"] == pytest.approx(slow_here[0])  # timed before anybody asked
         asking.until(0)
         for _ in range(20):
             asking.one()
@@ -568,30 +577,101 @@ def test_a_tail_here_that_gets_slow_is_left_and_found_again_when_it_is_quick(
     made: Bundle, link: Link, images: list[dict[str, np.ndarray]], wants: dict[int, list[np.ndarray]], soon: None,
     slow_here: list[float], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(remote_tail, "_QUIET_S", 0.05)
+    set_quiet(monkeypatch, 10_000)
     link.ms_per_byte = 0.5
-    with FakeServer(link.script) as fake, edgesdk.load(made.path, remote=fake.url, deadline_ms=500) as session:
+    with FakeServer(link.script) as fake, edgesdk.load(made.path, remote=fake.url, deadline_ms=10_000) as session:
         asking, far = Asking(session, images, wants), session.remote
         assert far is not None
         asking.until(0)
-        slow_here[0] = 150.0
-        asking.until(4, 100)
+        slow_here[0] = 2_000.0
+        asking.until(4)
         for _ in range(moving.LEAVE_AFTER + 5):
             asking.one()
         assert far.point == 4 and far.counts.late == 0
-        slow_here[0] = 0.0
+        slow_here[0] = 0.01
 
         def known_ms() -> float:
             return float(far.to_json()["estimates"]["here_ms"])
 
         before, local, end = known_ms(), far.counts.local, time.monotonic() + 30
-        while known_ms() > 20:  # nobody asks for a while, then the tail here is timed again
+        while known_ms() >= before:  # nobody asks for a while, then the tail here is timed again
+            assert time.monotonic() < end
+            asking.one()
+            time.sleep(0.3)
+        assert far.counts.local == local
+        while far.point != 0:
             assert time.monotonic() < end and far.counts.local == local
             asking.one()
-            time.sleep(1.5)
-        assert known_ms() < before
-        asking.until(0)
+            time.sleep(0.3)
         asking.check()
+
+
+def test_a_tail_that_fails_while_it_is_timed_does_not_end_the_search_for_the_server(
+    made: Bundle, link: Link, images: list[dict[str, np.ndarray]], soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_quiet(monkeypatch, 3_000)
+    timed = threading.Event()
+    with FakeServer(link.script) as fake:
+        session = edgesdk.load(made.path, remote=fake.url, deadline_ms=3_000, prefer="remote")
+        far = session.remote
+        assert far is not None
+        far.timed_here(1.0)
+
+        def fail() -> None:
+            timed.set()
+            raise EdgeError("the model failed on these inputs")
+
+        far.when_quiet = fail
+        end = time.monotonic() + 30
+        while not timed.is_set():
+            assert time.monotonic() < end
+            session.run(images[0])
+            time.sleep(0.3)
+    while far.up:
+        assert time.monotonic() < end
+        session.run(images[0])
+    with FakeServer(link.script, port=fake.port), session:
+        wait_for(lambda: far.up)
+        assert far.counts.reconnects >= 1
+
+
+def test_the_tail_here_is_closed_only_when_it_is_no_longer_timed(
+    made: Bundle, link: Link, images: list[dict[str, np.ndarray]], soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_quiet(monkeypatch, 3_000)
+    monkeypatch.setattr(remote_tail, "_PROBE_S", 0.05)
+    entered, gate, runs = threading.Event(), threading.Event(), []
+
+    def wait() -> None:
+        if threading.current_thread().name == "edgesdk-remote":
+            runs.append("timed")
+            entered.set()
+            assert gate.wait(60)
+
+    link.ms_per_byte = 0.5
+    with FakeServer(link.script) as fake:
+        with slowed(wait):
+            session = edgesdk.load(made.path, remote=fake.url, deadline_ms=3_000)
+        runner: Any = session._runner
+        close = runner._tail.close
+
+        def closed() -> None:
+            runs.append("closed")
+            close()
+
+        monkeypatch.setattr(runner._tail, "close", closed)
+        end = time.monotonic() + 30
+        while not entered.is_set():
+            assert time.monotonic() < end
+            session.run(images[0])
+            time.sleep(0.3)
+        closing = threading.Thread(target=session.close)
+        closing.start()
+        closing.join(0.5)
+        assert closing.is_alive() and runs == ["timed"]
+        gate.set()
+        closing.join(30)
+        assert not closing.is_alive() and runs == ["timed", "closed"]  # and no further run
 
 
 def test_speed_is_wanted_of_a_plain_split_only_where_it_is_said(split: Bundle, images: list[dict[str, np.ndarray]]) -> None:
@@ -617,6 +697,26 @@ def test_what_the_server_failed_says_which_way_the_request_went_and_why(
         session.run(images[0])
         (went,) = session.remote.went  # type: ignore[union-attr]
         assert (went.way, went.why) == ("here", "late")
+
+
+def test_a_request_that_the_server_failed_took_the_wait_too_and_the_tail_its_own_time_alone(
+    made: Bundle, link: Link, images: list[dict[str, np.ndarray]], slow_here: list[float], clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    slow_here[0] = 5.0
+    with FakeServer(link.script) as fake, edgesdk.load(made.path, remote=fake.url, deadline_ms=1_000) as session:
+        far = session.remote
+        assert far is not None
+
+        def late(*_: object) -> None:
+            clock.wait(1_000)
+            raise Fault("late", "no answer within 1000 ms")
+
+        monkeypatch.setattr(far, "run", late)
+        session.run(images[0])
+        (went,) = far.went
+        assert (went.way, went.why) == ("here", "late") and went.took_ms == pytest.approx(1_005)
+        assert far.to_json()["estimates"]["here_ms"] == pytest.approx(5)
 
 
 # What is said

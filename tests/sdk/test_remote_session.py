@@ -319,6 +319,27 @@ def test_a_server_that_hangs_costs_three_deadlines_and_then_none(
         assert (session.remote.counts.late, session.remote.counts.local, session.remote.up) == (3, 60, False)
 
 
+def test_the_way_is_here_while_the_link_is_down_and_there_is_a_tail_here(
+    split: Bundle, images: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_tail, "_FIRST_PAUSE_S", 60.0)
+    for on_late, down in (("local", "here"), ("error", "server")):
+        with edgesdk.serve(split.path, REST) as server:
+            session = edgesdk.load(split.path, remote=server.url, deadline_ms=5_000, on_late=on_late)  # type: ignore[arg-type]
+            far = session.remote
+            assert far is not None
+            session.run(images[0])
+            assert far.way == "server"
+        with session:
+            try:
+                session.run(images[0])
+            except LinkError:
+                assert on_late == "error"
+            assert not far.up and far.way == far.to_json()["way"] == down
+            if on_late == "local":
+                assert far.went[-1].way == down
+
+
 def test_a_server_that_comes_back_is_used_again(
     split: Bundle, images: list[dict[str, np.ndarray]], wants: list[np.ndarray]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 import edgesdk
 from edgesdk import ranking, split_choice
 from edgesdk.exporting import Prepared, prepare
+from edgesdk.trial import SENSITIVITY_CASES
 from edgesdk_converters import find
 from edgesdk_converters.bottlenecks import leakage
 from edgesdk_converters.errors import ContractBroken, RecipeError
 from edgesdk_converters.model import Model
-from edgesdk_converters.quantize import Quantize
+from edgesdk_converters.passes import Given
+from edgesdk_converters.quantize import Quantize, named
 from edgesdk_converters.recipe import Recipe
+from edgesdk_converters.sensitivity import LayerSensitivity, sensitivity
 from edgesdk_targets.bundle import open_bundle
 
 from ..converters.outliers import plant_outliers
@@ -135,12 +139,12 @@ def test_a_head_that_breaks_the_contract_is_repaired_by_its_own_layers(data: Dat
 
 
 def test_the_layers_of_a_part_are_judged_in_the_whole(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, list[str], list[float]]] = []
+    seen: list[tuple[split_choice.PartTrial, Recipe, list[LayerSensitivity]]] = []
 
     class Watching(split_choice.PartTrial):
         def most_sensitive(self, recipe: Recipe) -> Any:
             found = super().most_sensitive(recipe)
-            seen.append((self._part, [one.layer for one in found], [one.output_sqnr_db for one in found]))
+            seen.append((self, recipe, list(found)))
             return found
 
     monkeypatch.setattr(split_choice, "PartTrial", Watching)
@@ -149,8 +153,26 @@ def test_the_layers_of_a_part_are_judged_in_the_whole(data: Data, monkeypatch: p
             NETS / "fashion_cnn.onnx", device=PI, precision="w4", split="auto", head_share=0.99, max_relative_error=1e-6,
             settings={"quantize.repair": "false"}, **data,
         )  # fmt: skip
-    (part, layers, costs), *_ = seen
-    assert part == "head" and layers and all(np.isfinite(costs))
+    (trial, recipe, found), *_ = seen
+    assert trial._part == "head" and found
+    *before, step = recipe.head
+    assert isinstance(step, Quantize)
+    cutting, costliest = trial._cutting, found[0]
+
+    def alone(model: Model, given: Given, layer: str) -> LayerSensitivity:
+        few = given.train.take(np.arange(SENSITIVITY_CASES))
+        how = replace(step, bias_correction=False, qat=0)
+        (found,) = sensitivity(model, few, lambda names: replace(how, only=names, keep=())(model, given), [layer])
+        return found
+
+    given = cutting.given("head")
+    part = named(Recipe(tuple(before)).run(trial.source, given))
+    output = next(node.output[0] for node in part.proto.graph.node if node.name == costliest.layer)
+    whole = named(Recipe(tuple(before)).run(cutting.whole, cutting.trial.given()))
+    there = next(node.name for node in whole.proto.graph.node if output in node.output)
+    judged = alone(whole, cutting.trial.given(), there).output_sqnr_db
+    assert np.isfinite(judged) and costliest.output_sqnr_db == pytest.approx(judged)
+    assert costliest.output_sqnr_db != pytest.approx(alone(part, given, costliest.layer).output_sqnr_db, abs=0.5)
 
 
 def test_with_a_bottleneck_one_training_serves_all_candidates(data: Data, speeds: Any) -> None:

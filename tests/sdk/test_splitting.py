@@ -14,8 +14,12 @@ from onnx import helper, numpy_helper
 
 import edgesdk
 from edgesdk.exporting import prepare
+from edgesdk_converters import find
 from edgesdk_converters.errors import BundleError, ContractBroken, DeviceError, LinkError, ModelError, RecipeError
 from edgesdk_converters.model import Model
+from edgesdk_converters.passes import Given
+from edgesdk_converters.quantize import Quantize
+from edgesdk_converters.recipe import Recipe
 from edgesdk_converters.reference import Reference
 from edgesdk_targets.bundle import open_bundle
 
@@ -260,6 +264,45 @@ def test_a_broken_contract_says_what_the_cut_can_do_about_it(data: dict[str, Any
     with pytest.raises(ContractBroken) as caught:
         prepare(NETS / "fashion_resnet.onnx", device=PI, precision="fp16", split="auto", payload_bits=2, max_drop=5.0, **data)
     assert caught.value.hint == "give more --payload-bits; or take a higher precision, or a larger --max-drop"
+
+
+def test_a_cut_of_a_network_in_integers_has_no_payload_to_give_more_bits() -> None:
+    recipe = Recipe((find("fold")(), Quantize(flavour="weights")), (), (), cut_of("fashion_cnn"))
+    with pytest.raises(ContractBroken) as caught:
+        prepare(NETS / "fashion_cnn.onnx", device=PI, recipe=recipe, max_relative_error=1e-9)
+    assert caught.value.hint == "take a higher precision, or state your own bound with --max-relative-error"
+
+
+def test_a_worst_slice_is_told_without_a_precision_where_there_is_none_higher(data: dict[str, Any]) -> None:
+    check = data["data"] | {"slice": np.arange(400) % 2}
+    with pytest.raises(ContractBroken, match="slice") as caught:
+        prepare(
+            NETS / "fashion_resnet.onnx", device=PI, split="auto", payload_bits=2, max_slice_drop=10.0, data=check,
+            train=data["train"], max_relative_error=10.0,
+        )  # fmt: skip
+    assert caught.value.hint == ("give more --payload-bits; or more calibration data of that slice, or a larger --max-slice-drop")
+
+
+@pytest.mark.parametrize(("qat", "learned"), [(1, 300), (0, 128)])
+def test_a_tail_that_is_trained_learns_from_all_samples(
+    qat: int, learned: int, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    real = Quantize.__call__
+
+    def called(self: Quantize, model: Model, what: Given) -> Model:
+        assert what.lessons is not None
+        given.append((len(what.train), len(what.lessons)))
+        return real(self, model, what)
+
+    monkeypatch.setattr(Quantize, "__call__", called)
+    tail = (find("fold")(), Quantize(flavour="u8s8", qat=qat, repair=False))
+    prepare(NETS / "fashion_cnn.onnx", device=PI, recipe=Recipe((), (), tail, cut_of("fashion_cnn")), max_drop=50.0, **data)
+    assert given == [(128, learned)]
+
+
+def cut_of(net: str) -> tuple[str, ...]:
+    return min(edgesdk.cuts(NETS / f"{net}.onnx"), key=lambda cut: (cut.head_macs > 0.3 * cut.tail_macs, cut.bytes)).tensors
 
 
 def test_a_tail_on_a_target_without_float_is_refused() -> None:

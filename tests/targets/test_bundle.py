@@ -32,6 +32,7 @@ from edgesdk_converters.errors import BundleError
 from edgesdk_converters.signature import Input, Output, Signature
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden
+from edgesdk_targets import report as reports
 from edgesdk_targets.bundle import MANIFEST, Bundle, Golden, Manifest, Runtime, open_bundle, write
 from edgesdk_targets.report import Report
 
@@ -555,13 +556,11 @@ def test_a_place_where_no_file_can_be_made_is_refused_before_any_work(
     bundles.check_place(write(tmp_path / "old.edge", *numbered(1)).path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old.edge"]
 
-    real = bundles._create
-
-    def interrupted(path: Path) -> int:
-        os.close(real(path))
+    def interrupted(path: Path, mode: str) -> None:
+        open(path, mode).close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundles, "_create", interrupted)
+    monkeypatch.setattr(reports, "open", interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
         bundles.check_place(tmp_path / "new.edge")
     assert hidden(tmp_path) == []

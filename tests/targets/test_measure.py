@@ -194,7 +194,9 @@ def test_a_provider_that_is_missing_is_told_from_the_measuring_process(
         measure(bundle.path, runs=2)
     assert "--allow-fallback" in caught.value.hint
     report = measure(bundle.path, runs=2, allow_fallback=True)
-    assert "CPUExecutionProvider" in report.machine["runtime"]
+    assert "CPUExecutionProvider" in report.machine["runtime"] and report.machine["fallback"] is True
+    own = measure(bundle_of(small_convnet(), tmp_path / "b.edge").path, runs=2, allow_fallback=True)
+    assert "fallback" not in own.machine
 
 
 def test_a_damaged_bundle_or_one_without_golden_inputs_is_an_error(small_bundle: Bundle) -> None:

@@ -135,18 +135,19 @@ def distances(program: IntegerProgram) -> Iterator[Figure]:
     count = max(LEAST_VECTORS, min(NEAR_VECTORS, NEAR_ELEMENTS // size))
     known = program.run(vectors(program, count), keep=True)
     for op in near:
-        step = next((program.tensors[one.result].step for one in program.operations if isinstance(one, Round)
-                     and one.source == op.result), program.tensors[op.result].step)  # fmt: skip
+        step = min((program.tensors[one.result].step for one in program.operations if isinstance(one, Round)
+                    and one.source == op.result), default=program.tensors[op.result].step)  # fmt: skip
         told = f"the integers beside ONNX Runtime's {_operator(op)} on the same values"
+        source, result, seen = program.tensors[op.source], program.tensors[op.result], count
         if isinstance(op, Curve):
+            seen = source.high - source.low + 1
             off, bound = op.error * step, f"over every code of its input: {op.error:.3f} steps of {step:g}, which is the bound"
         else:
-            source, result = program.tensors[op.source], program.tensors[op.result]
             floats = _of_floats(op, (known[op.source] * source.step).astype(np.float32), program)
             off = float(np.abs(known[op.result] * result.step - floats).max(initial=0))
             bound = f"{off / step:.3f} steps of {step:g} over {count} inferences; {_bound(op, program)}"
         yield Figure("max_abs_error", off, "measured", "ONNX Runtime on this machine", f"{told}, {bound}", segment="integers",
-                     layer=op.node, n=count)  # fmt: skip
+                     layer=op.node, n=seen)  # fmt: skip
 
 
 def _operator(op: LayerNorm | Curve | Softmax) -> str:

@@ -141,7 +141,10 @@ def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
     except Unsupported as error:
         return tuple(unavailable(name, target.device.name, error.message) for name in COSTS)
     by = "" if target.backend == "vitis" else f"estimated for vitis, not for {target.backend}: "
-    return tuple(replace(row, where=target.device.name, method=f"{by}{row.method}") for row in found)
+    return tuple(
+        replace(row, where=target.device.name, method=f"{by}{row.method}", extrapolated=row.extrapolated or bool(by))
+        for row in found
+    )
 
 
 def reuse_factors(text: str) -> dict[str, int]:

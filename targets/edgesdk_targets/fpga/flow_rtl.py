@@ -173,12 +173,16 @@ def _built(
     luts = next((row.value for row in rows if row.name == "lut" and row.value is not None), None)
     hard = sum(row.value or 0 for row in rows if row.name in ("dsp", "bram"))
     small = luts is not None and luts <= NETLIST_LUTS
-    if target.is_lattice and not hard and small and shutil.which("iverilog") is not None:
+    if target.is_lattice and not hard and small:
         few = evidence.vectors(program, NETLIST_VECTORS)
         progress("simulating the netlist")
         netlist = (folder / "build" / toolchain.NETLIST).read_bytes()
-        done = testbench.simulate_netlist(made, few, folder / "netlist", progress, level="serial", netlist=netlist)
-        rows.append(evidence.mismatches(program, few, done.outputs, "netlist", "the synthesised netlist, in Icarus"))
+        told = "the synthesised netlist, in Icarus"
+        try:
+            done = testbench.simulate_netlist(made, few, folder / "netlist", progress, level="serial", netlist=netlist)
+            rows.append(evidence.mismatches(program, few, done.outputs, "netlist", told))
+        except MissingTool as error:
+            rows.append(unavailable("mismatches", told, error.message, "netlist"))
     fmax = next((row for row in rows if row.name == "fmax_mhz"), None)
     rows.append(_latency(fmax, cycles, device.name))
     image = folder / "build" / toolchain.IMAGE

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgesdk_converters.errors import Unsupported
+from edgesdk_converters.integer_curves import RAMPS, TABLE_BITS, TURNED
 from edgesdk_converters.integer_program import IntegerProgram, Shape
 
 from .hls4ml_terms import FixedLayer
@@ -26,11 +27,7 @@ _OF_KIND = {
 """What a layer without an operator's name (of a layer list) is taken for."""
 _SAME = frozenset({"Identity", "Dropout", "BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear"})
 """Operators that cost nothing of their own: they are folded into others, or choose a format."""
-_RAMPS = frozenset({"Gelu", "HardSwish", "Softplus"})
-_TURNED = frozenset({"Sigmoid", "Tanh", "Erf", "Softsign", "HardSigmoid"})
-_TABLES = _RAMPS | _TURNED | {"Elu", "Selu"}
-_TABLE_BITS = 12
-"""Beyond which a function has no table, and those with a symmetry are drawn by straight lines."""
+_TABLES = frozenset({*RAMPS, *TURNED, "Elu", "Selu"})
 
 
 def of_fixed(layers: Sequence[FixedLayer], seed: int = SEED) -> IntegerProgram:
@@ -58,15 +55,18 @@ def of_layers(layers: Sequence[Layer], bits: int, seed: int = SEED) -> IntegerPr
     """A program of a model's layers, weights and values of `bits`. Raises Unsupported for an operator that it cannot lay out."""
     net = Sketch(seed, bits, samples=SAMPLES)
     known: dict[str, str] = {}
-    last, read = "", set[str]()
+    last, read, constants = "", set[str](), set[str]()
     for number, layer in enumerate(layers):
         op = layer.op or _OF_KIND.get(layer.kind, layer.kind)
         names = layer.inputs or (f"result {number - 1}",)
         if op in _SAME:
             if names[0] in known and layer.outputs:
                 known[layer.outputs[0]] = known[names[0]]
+            elif not layer.inputs or names[0] in constants:
+                constants.update(layer.outputs)
             continue
         if layer.kind == "const" or not layer.out_shapes:
+            constants.update(layer.outputs)
             continue
         wanted = 1 if op in ("Conv", "Gemm", "MatMul", "LayerNormalization") else len(names)
         if op == "MatMul" and len(names) > 1 and all(name in known for name in names):
@@ -74,9 +74,10 @@ def of_layers(layers: Sequence[Layer], bits: int, seed: int = SEED) -> IntegerPr
         sources = []
         for place, name in enumerate(names[:wanted]):
             if name not in known:
-                if last and layer.inputs and op in ("Add", "Mul"):
-                    continue  # a constant, folded into the layer before
                 shape = _inner(layer.in_shapes[place] if place < len(layer.in_shapes) else ())
+                fixed = name in constants or shape != _inner(layer.out_shapes[0])
+                if op == "Add" and fixed and any(one in known for one in names):
+                    continue  # a constant (layer lists name them too), folded into the layer before
                 known[name] = last if last and not layer.inputs else net.input(shape or (1,))
             sources.append(known[name])
         last = _laid_out(net, layer, op, sources)
@@ -104,14 +105,14 @@ def _laid_out(net: Sketch, layer: Layer, op: str, sources: Sequence[str]) -> str
     if op == "LeakyRelu":
         return net.leaky(source)
     if op in _TABLES:
-        if net.bits > _TABLE_BITS and op not in _RAMPS | _TURNED:
-            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {_TABLE_BITS}")
-        return net.table(_narrow(net, source), "Gelu" if op in _RAMPS else "Sigmoid")
+        if net.bits > TABLE_BITS and op not in (*RAMPS, *TURNED):
+            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {TABLE_BITS}")
+        return net.table(_narrow(net, source), "Gelu" if op in RAMPS else "Sigmoid")
     if op == "LayerNormalization":
         return net.layer_norm(_narrow(net, source))
     if op == "Softmax":
-        if net.bits > _TABLE_BITS:
-            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {_TABLE_BITS}")
+        if net.bits > TABLE_BITS:
+            raise Unsupported(BY, layer.name, op, f"a table of {net.bits} bits; allowed: {TABLE_BITS}")
         return net.softmax(_narrow(net, source))
     if op in ("MaxPool", "AveragePool"):
         if op == "AveragePool" and any(_pads(layer, out)):

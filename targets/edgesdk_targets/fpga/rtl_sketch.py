@@ -117,7 +117,8 @@ class Sketch:
 
     def table(self, source: str, function: Literal["Sigmoid", "Gelu"] = "Sigmoid") -> str:
         """A sigmoid; beyond 12 bits the function by straight lines."""
-        from edgesdk_converters.integer_tables import TABLE_BITS, drawn
+        from edgesdk_converters.integer_curves import TABLE_BITS
+        from edgesdk_converters.integer_tables import drawn
 
         known = self.tensors[source]
         if known.bits > TABLE_BITS:

@@ -89,6 +89,9 @@ class Fpga(Target):
 
         if not self.constants:
             return
+        if self.flow != "hls4ml":
+            told = "constants are for hls4ml's estimate, the flow is rtl"
+            raise RecipeError(told, "give --set flow=hls4ml too, or leave it out")
         if not Path(self.constants).is_file():
             raise RecipeError(f"constants: there is no file {self.constants}", "give a file that edgesdk fit wrote")
         try:

@@ -103,11 +103,20 @@ def test_a_project_has_a_part_that_its_tools_build_for(backend: str, device: str
         assert boards and not any(boards.encode() in data for data in made.files.values())
 
 
+def test_estimates_for_other_tools_than_those_of_the_results_are_extrapolated() -> None:
+    layers, inside = parse("dense:32-32-32@8bit"), {"device": "alveo-u250", "reuse_factor": "1024"}
+    plain = flow_hls4ml.of_fixed(layers, target(**inside))
+    assert {row.name for row in plain if row.extrapolated} == {"initiation_interval"}, "of which there are no results at all"
+    for backend in ("vivado", "vivadoaccelerator", "catapult"):
+        rows = flow_hls4ml.of_fixed(layers, target(backend=backend, **inside))
+        assert all(row.extrapolated for row in rows) and len(rows) == len(plain)
+
+
 def test_estimates_say_that_they_are_of_vitis_and_none_is_made_for_another_vendors_chip() -> None:
     layers = parse("dense:16-8-5@8bit")
     plain = flow_hls4ml.of_fixed(layers, target())
     assert not any("for vitis, not" in row.method for row in plain)
-    for backend in ("vivado", "catapult"):
+    for backend in ("vivado", "vivadoaccelerator", "catapult"):
         rows = flow_hls4ml.of_fixed(layers, target(backend=backend))
         assert [row.value for row in rows] == [row.value for row in plain]
         assert all(row.method.startswith(f"estimated for vitis, not for {backend}: ") for row in rows)

@@ -65,6 +65,26 @@ def test_branches_meet_again() -> None:
     runs(program)
 
 
+def added(*inputs: str, second: tuple[int, ...] = (1, 8)) -> list[Layer]:
+    return [Layer("h", "Gemm", "fc", ("x",), ("h",), ((1, 5),), ((1, 8),)),
+            Layer("a", "Add", "eltwise", inputs, ("a",), ((1, 8), second), ((1, 8),)),
+            Layer("o", "Gemm", "fc", ("a",), ("o",), ((1, 8),), ((1, 4),))]  # fmt: skip
+
+
+def test_later_inputs_of_the_network_are_added_and_constants_are_not() -> None:
+    both = of_layers(added("p", "q"), 6)
+    (joined,) = (one for one in both.operations if isinstance(one, Sum))
+    assert len(both.inputs) == 3 and set(joined.sources) == set(both.inputs[1:])
+    assert len(both.outputs) == 2, "what no later layer reads is a result"
+    one = of_layers(added("h", "q"), 6)
+    (joined,) = (one for one in one.operations if isinstance(one, Sum))
+    assert len(one.inputs) == 2 and joined.sources[1] == one.inputs[1]
+    stored = Layer("d", "DequantizeLinear", "quant", (), ("bias",), (), ((1, 8),))
+    for layers_of in (added("h", "bias", second=(1,)), [stored, *added("h", "bias")]):
+        folded = of_layers(layers_of, 6)
+        assert len(folded.inputs) == 1 and not any(isinstance(one, Sum) for one in folded.operations)
+
+
 def test_a_block_of_a_transformer_without_its_attention() -> None:
     rows = ((1, 3, 8),)
     found = [

@@ -31,6 +31,7 @@ SHIPPED = Path(hls4ml_constants.__file__).with_name("hls4ml_constants.toml")
         ({"flow": "hls4ml", "reuse_factors": "fc1=0"}, "expected NODE=FACTOR"),
         ({"reuse_factor": "4"}, "reuse_factor is for hls4ml's layers, the flow is rtl"),
         ({"reuse_factors": "fc1=4"}, "reuse_factors are for hls4ml's layers, the flow is rtl"),
+        ({"constants": str(SHIPPED)}, "constants are for hls4ml's estimate, the flow is rtl"),
         ({"flow": "hls4ml", "constants": "nothere.toml"}, "there is no file nothere.toml"),
     ],
 )
