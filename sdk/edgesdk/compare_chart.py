@@ -196,7 +196,7 @@ def cuts(found: Survey) -> str:
     front = set(found.front)
 
     def place(cut: Cut) -> tuple[float, float]:
-        return x.at(100 * _share(found, cut)), y.at(max(cut.bytes, 1))
+        return x.at(100 * found.head_share(cut)), y.at(max(cut.bytes, 1))
 
     parts = frame(x, y, ("work of the head, % of all MACs", "bytes that cross"), (lambda value: f"{value:g}", _bytes))
     for title, end in (("the input", found.offload), ("the output", found.local)):
@@ -211,7 +211,8 @@ def cuts(found: Survey) -> str:
     for cut in sorted(found.cuts, key=lambda cut: cut in front):
         best = cut in front
         told = (
-            f"{' + '.join(cut.tensors)}: {cut.bytes:,} bytes, {cut.bytes_at(8):,} as int8; head {_share(found, cut):.1%} of MACs"
+            f"{' + '.join(cut.tensors)}: {cut.bytes:,} bytes, {cut.bytes_at(8):,} as int8; "
+            f"head {found.head_share(cut):.1%} of MACs"
         )
         parts.append(mark(0 if best else 7, *place(cut), filled=best, size=3.8 if best else 2.6, title=told))
     told = f"{len(found.cuts)} cuts of {found.model}: bytes that cross over the work of the head"
@@ -230,12 +231,8 @@ def _free_place(line: float, points: Sequence[tuple[float, float]], y: Axis) -> 
     return min(places, key=crowded)
 
 
-def _share(found: Survey, cut: Cut) -> float:
-    return min(1.0, cut.head_macs / max(1, found.local.head_macs))
-
-
 def best_cuts(found: Survey, count: int) -> Iterator[tuple[str, str, str, str]]:
     """Those that no other beats, evenly thinned to `count`: tensor, bytes, bytes as int8, the head's share."""
     step = max(1, math.ceil(len(found.front) / count))
     for cut in found.front[::step]:
-        yield " + ".join(cut.tensors), _bytes(cut.bytes), _bytes(cut.bytes_at(8)), f"{_share(found, cut):.1%}"
+        yield " + ".join(cut.tensors), _bytes(cut.bytes), _bytes(cut.bytes_at(8)), f"{found.head_share(cut):.1%}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
+
+from .page_drawing import plain
 
 if TYPE_CHECKING:
     from edgesdk_converters.split import Cut
@@ -19,7 +19,6 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 520, 84, 30, 64, 64
 """Pixels of the picture, and of its margins."""
 _FRONT, _OTHER, _INK, _GRID, _END = "#0b62a4", "#a9b7c4", "#26323c", "#e3e8ec", "#b5472f"
 _HALO = 'stroke="#ffffff" stroke-width="3" paint-order="stroke"'
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def in_short(count: float) -> str:
@@ -42,7 +41,7 @@ def text(found: Survey) -> list[str]:
     cells[row(found.offload.bytes)] = ["-"] * (COLUMNS + 1)
     for mark, cuts in ((".", found.cuts), ("o", found.front)):
         for cut in cuts:
-            cells[row(cut.bytes)][round(COLUMNS * _share(found, cut))] = mark
+            cells[row(cut.bytes)][round(COLUMNS * found.head_share(cut))] = mark
     labels = {row(_tick): f"{in_short(_tick)}B" for _tick in _ticks(low, high)}
     lines = [f"bytes that cross (o as in the table's best, . other cuts, - the input, {in_short(found.offload.bytes)}B)"]
     lines += [f"{labels.get(index, ''):>8} |{''.join(line)}".rstrip() for index, line in enumerate(cells)]
@@ -72,7 +71,7 @@ def svg(found: Survey, bits: int) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13" fill="{_INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="26" font-size="17" font-weight="600">{_plain(found.model)}: where it can be cut</text>',
+        f'<text x="{LEFT}" y="26" font-size="17" font-weight="600">{plain(found.model)}: where it can be cut</text>',
         f'<text x="{LEFT}" y="46" fill="#5b6b78">{len(found.cuts)} cuts; {in_short(found.local.head_macs)} MACs and '
         f"{in_short(found.local.head_params)} parameters in all</text>",
     ]
@@ -92,18 +91,18 @@ def svg(found: Survey, bits: int) -> str:
     lines += [f'<path d="M{LEFT} {at}H{right}" stroke="{_END}" stroke-dasharray="5 4"/>' for at, _ in ends]
     if found.front:
         first, *rest = found.front
-        path = f"M{x(_share(found, first))} {y(first.bytes)}"
-        path += "".join(f"H{x(_share(found, cut))}V{y(cut.bytes)}" for cut in rest)
+        path = f"M{x(found.head_share(first))} {y(first.bytes)}"
+        path += "".join(f"H{x(found.head_share(cut))}V{y(cut.bytes)}" for cut in rest)
         lines.append(f'<path d="{path}" fill="none" stroke="{_FRONT}" stroke-width="1.5" stroke-opacity=".55"/>')
     for colour, radius, cuts in ((_OTHER, 4, [cut for cut in found.cuts if cut not in found.front]), (_FRONT, 5.5, found.front)):
         for cut in cuts:
             lines.append(
-                f'<circle cx="{x(_share(found, cut))}" cy="{y(cut.bytes)}" r="{radius}" fill="{colour}" stroke="#ffffff">'
-                f"<title>{_plain(_told(found, cut, bits))}</title></circle>"
+                f'<circle cx="{x(found.head_share(cut))}" cy="{y(cut.bytes)}" r="{radius}" fill="{colour}" stroke="#ffffff">'
+                f"<title>{plain(_told(found, cut, bits))}</title></circle>"
             )
-    points = [(x(_share(found, cut)), y(cut.bytes)) for cut in found.cuts]
+    points = [(x(found.head_share(cut)), y(cut.bytes)) for cut in found.cuts]
     lines += _end_labels(ends, points, right)
-    lines += _labels([(x(_share(found, cut)), y(cut.bytes), " + ".join(cut.tensors)) for cut in found.front], right)
+    lines += _labels([(x(found.head_share(cut)), y(cut.bytes), " + ".join(cut.tensors)) for cut in found.front], right)
     lines.append(f'<circle cx="{right - 292}" cy="22" r="5.5" fill="{_FRONT}"/>')
     lines.append(f'<text x="{right - 280}" y="26.5">no cut beats it in bytes and head work</text>')
     lines.append(f'<circle cx="{right - 292}" cy="42" r="4" fill="{_OTHER}"/><text x="{right - 280}" y="46.5">another cut</text>')
@@ -145,7 +144,7 @@ def _labels(points: Sequence[tuple[float, float, str]], right: int) -> list[str]
         taken.append((begin, begin + length, y - 9))
         anchor, at = ("start", x + 9) if begin > x else ("end", x - 9)
         lines.append(
-            f'<text x="{at:g}" y="{y - 7:g}" text-anchor="{anchor}" font-size="12" fill="{_FRONT}" {_HALO}>{_plain(shown)}</text>'
+            f'<text x="{at:g}" y="{y - 7:g}" text-anchor="{anchor}" font-size="12" fill="{_FRONT}" {_HALO}>{plain(shown)}</text>'
         )
     return lines
 
@@ -154,14 +153,9 @@ def _told(found: Survey, cut: Cut, bits: int) -> str:
     shapes = ", ".join(f"{'x'.join(map(str, shape))} {dtype}" for shape, dtype in zip(cut.shapes, cut.dtypes, strict=True))
     return (
         f"{' + '.join(cut.tensors)}\n{shapes}\n{cut.bytes:,} bytes; {cut.bytes_at(8):,} as int8, {cut.bytes_at(bits):,} with "
-        f"{bits} bits\nhead {cut.head_macs:,} MACs ({_share(found, cut):.1%}), {cut.head_params:,} parameters\n"
+        f"{bits} bits\nhead {cut.head_macs:,} MACs ({found.head_share(cut):.1%}), {cut.head_params:,} parameters\n"
         f"tail {cut.tail_macs:,} MACs, {cut.tail_params:,} parameters"
     )
-
-
-def _share(found: Survey, cut: Cut) -> float:
-    """The head's share of the work, 0 to 1: what both sides compute counts for both, so it is held below 1."""
-    return min(1.0, cut.head_macs / max(1, found.local.head_macs))
 
 
 def _range(found: Survey) -> tuple[float, float]:
@@ -176,8 +170,3 @@ def _ticks(low: float, high: float) -> list[int]:
     steps = (1,) if high / low > 10**2.5 else (1, 3) if high / low > 10 else (1, 2, 5)
     found = [step * 10**power for power in range(13) for step in steps]
     return [tick for tick in found if low * 0.999 <= tick <= high * 1.001]
-
-
-def _plain(name: str) -> str:
-    """Text for XML, which cannot hold most control characters."""
-    return escape(_NOT_XML.sub("?", name))

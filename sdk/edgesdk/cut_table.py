@@ -31,6 +31,10 @@ class Survey:
     local: Cut
     folded: bool = False
 
+    def head_share(self, cut: Cut) -> float:
+        """A head's share of the work, 0 to 1: what both sides compute counts for both, so it is held below 1."""
+        return min(1.0, cut.head_macs / max(1, self.local.head_macs))
+
 
 def survey(
     model: str | os.PathLike[str] | Model,

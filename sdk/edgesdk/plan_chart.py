@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from edgesdk_targets.link import rate_text
 from edgesdk_targets.plan import in_ms
+
+from .page_drawing import plain
 
 if TYPE_CHECKING:
     from edgesdk_targets.breakeven import Line
@@ -24,7 +24,6 @@ SPLITS = 4
 _INK, _GRID, _MUTED, _LOCAL, _OFFLOAD = "#26323c", "#e3e8ec", "#5b6b78", "#b5472f", "#7a5ea8"
 _SPLIT = ("#0b62a4", "#2a9d8f", "#c08a1e", "#5aa0d8")
 _HALO = 'stroke="#ffffff" stroke-width="3" paint-order="stroke"'
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def svg(found: Plan) -> str:
@@ -47,8 +46,8 @@ def svg(found: Plan) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13" fill="{_INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="26" font-size="17" font-weight="600">{_plain(found.model)}: where to run it</text>',
-        f'<text x="{LEFT}" y="46" fill="{_MUTED}">{_plain(f"{found.device}, {found.server} as its server; {found.link}")}</text>',
+        f'<text x="{LEFT}" y="26" font-size="17" font-weight="600">{plain(found.model)}: where to run it</text>',
+        f'<text x="{LEFT}" y="46" fill="{_MUTED}">{plain(f"{found.device}, {found.server} as its server; {found.link}")}</text>',
         f'<text x="{LEFT}" y="64" fill="{_MUTED}">expected latency; shaded: where it may lie, for those that are the fastest '
         "somewhere</text>",
     ]
@@ -77,7 +76,7 @@ def svg(found: Plan) -> str:
         width = 2.6 if line.name in found.best else 1.4
         parts.append(
             f'<path d="{curve}" fill="none" stroke="{colours[line.name]}" stroke-width="{width}" stroke-linejoin="round">'
-            f"<title>{_plain(line.name)}</title></path>"
+            f"<title>{plain(line.name)}</title></path>"
         )
     parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="{_INK}"/>')
     own = x(found.link.up_bits_per_s)
@@ -148,7 +147,7 @@ def _crossings(found: Plan, lines: Sequence[Line], x: Callable[[float], float], 
         parts.append(f'<circle cx="{at}" cy="{bar}" r="3" fill="{_MUTED}"/>')
         parts.append(
             f'<circle cx="{at}" cy="{height}" r="5" fill="#ffffff" stroke="{_INK}" stroke-width="2">'
-            f"<title>{_plain(one.below)} below, {_plain(one.above)} above</title></circle>"
+            f"<title>{plain(one.below)} below, {plain(one.above)} above</title></circle>"
         )
         parts.append(
             f'<text x="{at}" y="{bar - 6}" text-anchor="middle" font-size="12" {_HALO}>{rate_text(one.rate_bits_per_s)}</text>'
@@ -164,13 +163,8 @@ def _legend(found: Plan, lines: Sequence[Line], colours: dict[str, str], left: f
         name = line.name if len(line.name) <= 28 else f"{line.name[:8]}…{line.name[-19:]}"
         weight = ' font-weight="600"' if line.name == found.winner else ""
         parts.append(f'<path d="M{left} {at}h22" stroke="{colours[line.name]}" stroke-width="3"/>')
-        parts.append(f'<text x="{left + 30}" y="{at + 4.5:g}"{weight}>{_plain(name)}</text>')
+        parts.append(f'<text x="{left + 30}" y="{at + 4.5:g}"{weight}>{plain(name)}</text>')
         parts.append(
             f'<text x="{left + 30}" y="{at + 20.5:g}" font-size="12" fill="{_MUTED}">{in_ms(line.ms(found.link))} here</text>'
         )
     return parts
-
-
-def _plain(name: str) -> str:
-    """Text for XML, which cannot hold most control characters."""
-    return escape(_NOT_XML.sub("?", name))

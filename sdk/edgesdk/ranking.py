@@ -24,6 +24,7 @@ import numpy as np
 from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import device, emulate, runner
+from edgesdk_targets.bundle import CPU
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.measure import machine_facts, side_by_side
 from edgesdk_targets.target import Target
@@ -195,7 +196,7 @@ def order_stays(fewer: Mapping[str, int], more: Mapping[str, int]) -> bool:
 def _on_a_cpu(made: Draft) -> bool:
     """Whether ONNX Runtime runs it on a CPU: what could be counted."""
     runtime = made.manifest.runtime
-    return runtime.name == "onnxruntime" and {provider.name for provider in runtime.providers} == {emulate.CPU}
+    return runtime.name == "onnxruntime" and {provider.name for provider in runtime.providers} == {CPU}
 
 
 def told(speed: Figure) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from .cut_chart import in_short
+from .page_drawing import plain
 from .reuse_table import NAMES, factors
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1040, 620, 84, 270, 100, 64
 """Pixels of the picture, and of its margins."""
 _INK, _GRID, _MUTED, _FRONT, _OTHER, _BEYOND = "#26323c", "#e3e8ec", "#5b6b78", "#0b62a4", "#8fb8d6", "#b9c2ca"
 _TAKEN, _SAFE, _LIMIT = "#b5472f", "#2a9d8f", "#b5472f"
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 FAR = 4
 """A part that has so many times the LUTs of the largest choice is told of, not drawn."""
 _LONGEST = 34
@@ -43,8 +41,8 @@ def svg(found: ReuseSearch) -> str:
         f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13" fill="{_INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="{LEFT}" y="26" font-size="17" font-weight="600">'
-        f"{_plain(found.model)}: reuse factors on {_plain(found.device)}</text>",
-        f'<text x="{LEFT}" y="46" fill="{_MUTED}">by estimate; hls4ml, strategy {found.strategy}, {_plain(found.part)}, clock of '
+        f"{plain(found.model)}: reuse factors on {plain(found.device)}</text>",
+        f'<text x="{LEFT}" y="46" fill="{_MUTED}">by estimate; hls4ml, strategy {found.strategy}, {plain(found.part)}, clock of '
         f"{found.clock_ns:g} ns</text>",
         f'<text x="{LEFT}" y="64" fill="{_MUTED}">bars: where cycles and LUTs lie in eight of ten cases</text>',
     ]
@@ -137,7 +135,7 @@ def _mark(choice: Choice, x: Callable[[float], float], y: Callable[[float], floa
     width = 1.8 if radius > 4 else 1
     return (
         f'<circle cx="{x(choice.value("lut"))}" cy="{y(choice.value("cycles"))}" r="{radius}" fill="{inside}" stroke="{colour}" '
-        f'stroke-width="{width}"><title>{_plain(_titled(choice))}</title></circle>'
+        f'stroke-width="{width}"><title>{plain(_titled(choice))}</title></circle>'
     )
 
 
@@ -202,9 +200,9 @@ def _legend(found: ReuseSearch, left: int) -> list[str]:
         rows.append((f'<circle {dot} cy="-4" r="8" fill="none" stroke="{colour}" stroke-width="2.2"/>', told, _named(choice)))
     parts, at = [], TOP + 16
     for drawn, told, more in rows:
-        parts.append(f'<g transform="translate(0 {at})">{drawn}<text x="{left + 28}">{_plain(told)}</text>')
+        parts.append(f'<g transform="translate(0 {at})">{drawn}<text x="{left + 28}">{plain(told)}</text>')
         if more:
-            parts.append(f'<text x="{left + 28}" y="17" font-size="12" fill="{_MUTED}">{_plain(more)}</text>')
+            parts.append(f'<text x="{left + 28}" y="17" font-size="12" fill="{_MUTED}">{plain(more)}</text>')
         parts.append("</g>")
         at += 44 if more else 27
     parts.append(f'<text x="{left}" y="{at + 8}" font-weight="600">reuse factors are of</text>')
@@ -212,7 +210,7 @@ def _legend(found: ReuseSearch, left: int) -> list[str]:
     shown = names if len(names) <= 8 else [*names[:6], "…", names[-1]]
     for name in shown:
         at += 18
-        parts.append(f'<text x="{left}" y="{at + 10}" font-size="12" fill="{_MUTED}">{_plain(_short(name))}</text>')
+        parts.append(f'<text x="{left}" y="{at + 10}" font-size="12" fill="{_MUTED}">{plain(_short(name))}</text>')
     return parts
 
 
@@ -222,8 +220,3 @@ def _named(choice: Choice) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:12]}…{text[-(_LONGEST - 13) :]}"
-
-
-def _plain(name: str) -> str:
-    """Text for XML, which cannot hold most control characters."""
-    return escape(_NOT_XML.sub("?", name))

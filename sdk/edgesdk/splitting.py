@@ -19,7 +19,7 @@ from edgesdk_converters.errors import ModelError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, runner
-from edgesdk_targets.bundle import MANIFEST, Bundle, Manifest, Optimization, Runtime
+from edgesdk_targets.bundle import CPU, MANIFEST, Bundle, Manifest, Optimization, Runtime
 from edgesdk_targets.figure import Figure, counted
 from edgesdk_targets.link import Link
 from edgesdk_targets.report import Report
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 AUTO = "auto"
-CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)

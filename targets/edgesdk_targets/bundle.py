@@ -35,6 +35,8 @@ from .report import Report, check_can_make, temporary
 
 FORMAT = "edgesdk-bundle/1"
 MANIFEST = "manifest.json"
+CPU = "CPUExecutionProvider"
+"""The provider of ONNX Runtime that every device has."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _DAMAGED = "copy the bundle again, or export it anew"
 _NOT_WRITTEN = "check free space and permissions, or give another --out"

@@ -29,13 +29,12 @@ import edgesdk_converters
 from edgesdk_converters.errors import ContractBroken, DeviceError, EdgeError, MissingTool, ToolError
 
 from . import engine_cache, golden, runner, sysroot
-from .bundle import Bundle, open_bundle
+from .bundle import CPU, Bundle, open_bundle
 from .device import DeviceProfile
 from .figure import Figure, unavailable
 from .report import Report
 
 QEMU = "qemu-aarch64"
-CPU = "CPUExecutionProvider"
 TOOLS = {QEMU: "qemu-user", "cc": "gcc"}
 """Programs that are needed, and the Debian packages that bring them."""
 KNOWN = "7.2"
@@ -386,7 +385,7 @@ def _inside(path: Path, feed_path: Path | None) -> dict[str, Any]:
     runs = RUNS if time.perf_counter() - begin < LONG_RUN_S else 1
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    empty = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])
+    empty = ort.InferenceSession(_IDENTITY, options, providers=[CPU])
     number = {"x": np.zeros(1, np.float32)}
     empty.run(["y"], number)
     for _ in range(runs):

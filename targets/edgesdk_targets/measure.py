@@ -24,11 +24,10 @@ import numpy as np
 from edgesdk_converters.errors import BundleError, DeviceError, EdgeError
 
 from . import board_facts, device, golden, packed, runner
-from .bundle import Bundle, open_bundle
+from .bundle import CPU, Bundle, open_bundle
 from .figure import Figure, counted, unavailable
 from .report import Report
 
-CPU = "CPUExecutionProvider"
 MODELS = (".onnx", ".pt2")
 LEAST_RUNS_FOR_P99 = 100
 NOISY_BELOW = 0.8

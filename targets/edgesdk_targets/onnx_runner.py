@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgesdk_converters.errors import DeviceError, EdgeError, MissingExtra
 
 from . import engine_cache
-from .bundle import Bundle, Provider
+from .bundle import CPU, Bundle, Provider
 from .onnxruntime_support import EXACT_INT8, version_key
 from .runner import DEFAULTS, RunnerFacts, RunOptions
 
@@ -26,7 +26,6 @@ except ImportError as _error:
     raise MissingExtra("cpu", "onnxruntime") from _error
 
 Array = NDArray[Any]
-CPU = "CPUExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 _ERRORS: tuple[type[Exception], ...] = (
     ort_state.Fail,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgesdk_converters.errors import DoesNotFit, TargetError
 
-from .bundle import Provider, Runtime
+from .bundle import CPU, Provider, Runtime
 from .device import DeviceProfile
 from .estimate import modelled, peak_memory
 from .figure import Figure
@@ -86,7 +86,7 @@ class RaspberryPi(Target):
             name="onnxruntime",
             file="model.onnx",
             minimum=minimum_release(segment.model, self.name),
-            providers=(Provider("CPUExecutionProvider"),),
+            providers=(Provider(CPU),),
             threads=self.threads or cores,
             arena=not small,
             config={

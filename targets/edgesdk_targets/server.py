@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgesdk_converters.errors import TargetError
 
 from . import estimate
-from .bundle import Provider, Runtime
+from .bundle import CPU, Provider, Runtime
 from .figure import Figure, unavailable
 from .onnxruntime_support import minimum_release, session_config
 from .target import Compiled, Segment, Target
@@ -58,7 +58,7 @@ class Server(Target):
             name="onnxruntime",
             file="model.onnx",
             minimum=minimum_release(segment.model, self.name),
-            providers=(Provider("CPUExecutionProvider"),),
+            providers=(Provider(CPU),),
             threads=self.threads,
             config=session_config(segment.model, exact=_is_fixed(segment)),
         )

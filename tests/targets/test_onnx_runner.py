@@ -17,8 +17,8 @@ from edgesdk_converters.errors import DeviceError, EdgeError
 from edgesdk_converters.model import Model
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import golden, onnx_runner
-from edgesdk_targets.bundle import Bundle, Provider, Runtime
-from edgesdk_targets.onnx_runner import CPU, TENSORRT, OnnxRunner
+from edgesdk_targets.bundle import CPU, Bundle, Provider, Runtime
+from edgesdk_targets.onnx_runner import TENSORRT, OnnxRunner
 from edgesdk_targets.runner import RunOptions, load
 
 FP, F16, I64, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL
