@@ -12,23 +12,24 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from edgesdk_converters.errors import EdgeError
-from edgesdk_targets.fpga import rtl_fit
-from edgesdk_targets.fpga.constants_file import text
-from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, Constants, Family, Spread
-from edgesdk_targets.fpga.rtl_estimate import WIDER_CONSTANT
-from edgesdk_targets.fpga.rtl_fit import START, Result, fit, left_out, predicted, spread, spreads, with_spread
-from edgesdk_targets.fpga.rtl_terms import Terms, terms, total
+from edgesdk_targets.fpga import rtl_constants
+from edgesdk_targets.fpga.constants_file import Spread, text
+from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, RARE, Constants, Family
+from edgesdk_targets.fpga.rtl_counts import Terms, total
+from edgesdk_targets.fpga.rtl_estimate import AREA, FOLDED, WIDER_CONSTANT
+from edgesdk_targets.fpga.rtl_terms import terms
 
-from . import sweep_rtl, sweep_rtl_designs
+from . import rtl_fit, sweep_rtl, sweep_rtl_designs
 from .bench_hls4ml_estimate import r2, smape
 from .bench_quantised import show
+from .rtl_fit import START, TARGETS, Result, fit, left_out, predicted, spread, spreads, with_spread
 
-TARGETS = ("lut", "ff", "dsp", "bram", "fmax_mhz", "cycles", "initiation_interval")
-AREA = ("lut", "ff", "dsp", "bram")
+CONSTANTS = Path(rtl_constants.__file__).with_name("rtl_constants.toml")
 OTHER_SEEDS, SEEDED_EVERY = (1001, 1002, 1003), 4
 """Weights that a design's network also gets, to see what they alone change; for one design in so many."""
 
@@ -47,8 +48,12 @@ def result(row: Mapping[str, str]) -> Result:
     if row["simulated_cycles"]:
         latency, interval = map(float, row["simulated_cycles"].split())
         measured |= {"cycles": latency} | ({"initiation_interval": interval} if interval else {})
-    bits = int(row["name"].split("@")[1].split()[0])
-    return Result(row["family"], found, int(row["latency_cycles"]), int(row["interval_cycles"]), bits, measured)
+    bits, operations = sweep_rtl_designs.made_of(row["name"])
+    folded = FOLDED in [layer.split()[0] for layer in row["layers"].split(";")]
+    return Result(
+        row["family"], found, int(row["latency_cycles"]), int(row["interval_cycles"]), bits, folded, operations & set(RARE),
+        measured,
+    )  # fmt: skip
 
 
 def scores(title: str, results: Sequence[Result], apart: Sequence[Constants], inside: Sequence[dict[str, Spread]]) -> None:
@@ -78,19 +83,21 @@ def ends(name: str, guess: float, around: Spread) -> tuple[float, float]:
 
 def nested(results: Sequence[Result], apart: Sequence[Constants]) -> list[dict[str, Spread]]:
     """For each result the spreads that all other families give."""
-    made: dict[str, dict[str, Spread]] = {}
-    for family in {one.family for one in results}:
+    made: dict[tuple[str, bool], dict[str, Spread]] = {}
+    for family, folded in {(one.family, one.folded) for one in results}:
         others = [place for place, one in enumerate(results) if one.family != family]
-        made[family] = spreads([results[place] for place in others], [apart[place] for place in others])
-    return [_widened(made[one.family], one) for one in results]
+        made[family, folded] = spreads([results[place] for place in others], [apart[place] for place in others], folded)
+    return [_widened(made[one.family, one.folded], one) for one in results]
 
 
 def _widened(around: dict[str, Spread], one: Result) -> dict[str, Spread]:
     """As the estimate widens the intervals of designs with constant parts."""
     if one.terms.constant_share <= CONSTANT_SHARE:
         return around
-    wide = {n: Spread(-math.hypot(s.low, WIDER_CONSTANT), math.hypot(s.high, WIDER_CONSTANT)) for n, s in around.items()}
-    return around | {name: wide[name] for name in ("lut", "ff")}
+    return around | {
+        name: Spread(-math.hypot(around[name].low, wider), math.hypot(around[name].high, wider))
+        for name, wider in WIDER_CONSTANT.items()
+    }
 
 
 def weights_unknown(rows: Sequence[Mapping[str, str]], known: Constants) -> dict[str, float]:
@@ -110,7 +117,8 @@ def weights_unknown(rows: Sequence[Mapping[str, str]], known: Constants) -> dict
             except EdgeError:
                 continue
             whole = total(terms(design.files))
-            made.append(predicted(Result("", whole, design.latency_cycles, design.interval_cycles, one.bits, {}), known))
+            laid_out = Result("", whole, design.latency_cycles, design.interval_cycles, one.bits, False, frozenset(), {})
+            made.append(predicted(laid_out, known))
         if len(made) < 2:
             continue
         for name, deviations in found.items():
@@ -146,7 +154,7 @@ def head(rows: Sequence[Mapping[str, str]], known: Constants) -> str:
     constant = sum(result(row).terms.constant_share > CONSTANT_SHARE for row in done)
     return (
         "# Written by tests/bench_rtl_estimate.py --write DATE; what they multiply: rtl_terms.py.\n"
-        f"# Not fitted, but as they start (START in rtl_fit.py):\n# {', '.join(same) or 'none'}.\n"
+        f"# Not fitted, but as they start (START in tests/rtl_fit.py):\n# {', '.join(same) or 'none'}.\n"
         f"# Left out of {len(rows)} designs: {stopped} that were stopped at the limit of {sweep_rtl.LIMIT_S:g} s, "
         f"{len(rows) - len(done) - stopped} that failed otherwise,\n"
         f"# {constant} with constant parts (above {CONSTANT_SHARE:.0%} of what kernels give).\n"
@@ -160,21 +168,25 @@ def main(arguments: Sequence[str]) -> int:
     if "--write" in arguments:
         date = arguments[arguments.index("--write") + 1]
         tools = ", ".join(sorted({row["tools"] for row in rows}))
-        source = f"fitted on rtl_results.csv, random networks of tests/sweep_rtl.py, made with {tools}"
+        source = f"fitted on rtl_results.csv, networks of tests/sweep_rtl.py, made with {tools}"
         known = with_spread(fit(results, source, date, sweep_rtl.CLOCK_MHZ), results, apart)
         known = rtl_fit.completed(known, weights_unknown(rows, known), families_apart(rows))
         written = head(sweep_rtl.read(), known) + text(known)
-        sweep_rtl.TABLE.with_name("rtl_constants.toml").write_text(written, encoding="utf-8")
+        CONSTANTS.write_text(written, encoding="utf-8")
         return 0
     scores("family left out", results, apart, nested(results, apart))
     changing = [place for place, one in enumerate(results) if one.terms.constant_share <= CONSTANT_SHARE]
     parts = [[found[place] for place in changing] for found in (results, apart, nested(results, apart))]
     scores("of these, without those of which parts are constant", *parts)  # type: ignore[arg-type]
     known = fit(results)
-    scores("in sample", results, [known] * len(results), [spreads(results, apart)] * len(results))
+    each = {folded: spreads(results, apart, folded) for folded in (False, True)}
+    scores("in sample", results, [known] * len(results), [each[one.folded] for one in results])
+    listed = {one.name for one in sweep_rtl_designs.LISTED}
     groups: dict[str, Callable[[Mapping[str, str]], bool]] = {
         "only unrolled and streaming forms": lambda row: " unrolled " in row["name"] or " streaming " in row["name"],
         "folded and auto": lambda row: " folded " in row["name"] or " auto " in row["name"],
+        "no layer folded": lambda row: not result(row).folded,
+        "with layer normalisation, functions or softmax, listed by hand": lambda row: row["name"] in listed,
         "dense networks": lambda row: "x" not in row["family"].split("-")[0],
         "convolutions": lambda row: "x" in row["family"].split("-")[0],
     }

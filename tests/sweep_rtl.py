@@ -1,13 +1,14 @@
-"""The sweep behind the estimate of the flow rtl: random networks, synthesised, placed and routed, one row of a table each.
+"""The sweep behind the estimate of the flow rtl: networks synthesised, placed and routed, one row of a table each.
 
-python -m tests.sweep_rtl [--minutes N] [--keep FOLDER]
+python -m tests.sweep_rtl [--listed] [--minutes N] [--keep FOLDER]
 python -m tests.sweep_rtl --count FOLDER
 python -m tests.sweep_rtl --others FOLDER [--minutes N]
 
 Each design is claimed by a file lock, so that several of these may run at once; a killed one leaves no claim behind, and a later
 one goes on with what has no row yet. A design that takes longer than LIMIT_S, or fails, has a row that says so. Rows hold the
-terms that the estimate counts, so that the fit needs no Verilog. `--keep` keeps the Verilog of each design, as a zip file;
-`--count` counts the terms of all rows again, in what was kept; `--others` has yosys map what was kept to families of Xilinx.
+terms that the estimate counts, so that the fit needs no Verilog. `--listed` makes those alone that are listed by hand; `--keep`
+keeps the Verilog of each design, as a zip file; `--count` counts the terms of all rows again, in what was kept; `--others` has
+yosys map what was kept to families of Xilinx.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from edgesdk_targets.device import profile
 from edgesdk_targets.fpga import reports, testbench, toolchain
 from edgesdk_targets.fpga.design import SERIAL, Design
 from edgesdk_targets.fpga.evidence import vectors
-from edgesdk_targets.fpga.rtl_terms import slowest, terms, total
+from edgesdk_targets.fpga.rtl_counts import slowest, total
+from edgesdk_targets.fpga.rtl_terms import terms
 from edgesdk_targets.fpga.stage import Counts
 
-from .sweep_rtl_designs import Wanted, wanted
+from .sweep_rtl_designs import LISTED, Wanted, wanted
 
-TABLE = Path(toolchain.__file__).with_name("rtl_results.csv")
+TABLE = Path(__file__).with_name("rtl_results.csv")
 LIMIT_S = 240.0
 MOST_ROWS = 330
 """As many stay below 300 kB."""
@@ -229,7 +231,7 @@ def main(arguments: Sequence[str]) -> int:
         synthesise_for_others(Path(folder), until)
         return 0
     keep = Path(given("--keep")) if "--keep" in arguments else None
-    for number, one in enumerate(wanted()):
+    for number, one in enumerate(LISTED if "--listed" in arguments else wanted()):
         if time.monotonic() > until:
             break
         claim = claims() / hashlib.sha256(one.name.encode()).hexdigest()[:16]

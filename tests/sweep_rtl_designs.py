@@ -1,17 +1,26 @@
-"""The designs of the sweep behind the estimate of the flow rtl (`sweep_rtl`): random networks, each in some widths and forms."""
+"""The designs of the sweep behind the estimate of the flow rtl (`sweep_rtl`): random networks, each in some widths and forms.
+
+What these have too little of, layer normalisation, functions by tables and by straight lines, softmax, is in designs listed by
+hand (`LISTED`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesdk_converters.errors import RecipeError
-from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Rounding
+from edgesdk_converters.integer_curves import TABLE_BITS
+from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Rounding, Table
+from edgesdk_converters.integer_tables import drawn
 from edgesdk_targets.fpga.design import Design, Forms, design
 from edgesdk_targets.fpga.kernel import KernelOptions
 from edgesdk_targets.fpga.rtl_sketch import Sketch
+from edgesdk_targets.fpga.segments import weight_bits, weighted
 
 SEED = 20261128
 SIZES = (4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -21,6 +30,16 @@ LARGE_MEMORIES = (
     "4x64-c16k5s2-c32k5s2-g-d10",
 )  # fmt: skip
 """Networks whose weights take block RAM, and little logic where they are folded."""
+FUNCTIONS: Mapping[str, tuple[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+    "u": ("Gelu", lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+    "h": ("Tanh", np.tanh),
+    "s": ("HardSwish", lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+}
+"""By the letter behind a part."""
+FUNCTION_REACH = 4.0
+"""What the greatest input of such a function stands for: where it bends lies inside."""
+ALONE = "xen"
+"""Parts in front of which stands no ReLU."""
 MIXED = 0.3
 """How much of the order is chance: designs come by size times a random factor, and this is the deviation of its logarithm."""
 
@@ -56,17 +75,30 @@ class Wanted:
 def build(network: str, bits: int, rounding: Rounding, seed: int) -> IntegerProgram:
     """Parts joined by hyphens: the input's shape (16, 3x12x12, 4x32), then d: dense, cNkKsS: convolution to N channels with a
     kernel of K and stride S, wK: depthwise, rK: residual convolution, kK: two branches side by side, mK, aK: maximum, mean over
-    K, g: mean over all, l: leaky instead of ReLU behind the part, t: a table behind it, x: argmax."""
+    K, g: mean over all, l: leaky instead of ReLU behind the part, t: a sigmoid behind it, u, h, s: one of FUNCTIONS, x: argmax.
+    Over rows pN: dense, n: layer normalisation, e: softmax, bN: a residual block of layer normalisation, dense layer to N, GELU
+    and dense layer back."""
     first, *parts = network.split("-")
-    net = Sketch(seed, bits, rounding, network)
+    net = _Net(seed, bits, rounding, network)
     last = net.input(tuple(map(int, first.split("x"))))
     for number, part in enumerate(parts):
-        ends = number == len(parts) - 1 or parts[number + 1] == "x"
-        kind, numbers = part[0], part[1:].rstrip("lt")
+        ends = number == len(parts) - 1 or parts[number + 1] in ALONE
+        kind, numbers = part[0], part[1:].rstrip("lt" + "".join(FUNCTIONS))
         rank = len(net.tensors[last].shape) - 1
         before = last
         if kind == "d":
             last = net.dense(net.flatten(last), int(numbers))
+        elif kind == "p":
+            last = net.dense(last, int(numbers))
+        elif kind == "b":
+            last = net.block(last, int(numbers))
+            continue
+        elif kind == "n":
+            last = net.round(net.layer_norm(last), signed=True)
+            continue
+        elif kind == "e":
+            last = net.softmax(last)
+            continue
         elif kind == "c":
             outs, rest = numbers.split("k")
             kernel, stride = (*map(int, rest.split("s")), 1)[:2]
@@ -91,6 +123,9 @@ def build(network: str, bits: int, rounding: Rounding, seed: int) -> IntegerProg
             last = net.round(net.leaky(last), signed=True)
         elif part.endswith("t"):
             last = net.table(net.round(last, signed=True))
+            last = net.round(last, signed=True) if bits > TABLE_BITS else last
+        elif part[-1] in FUNCTIONS:
+            last = net.function(net.round(last, signed=True), part[-1])
         else:
             last = net.round(last if ends else net.relu(last), signed=ends)
         if kind == "k":
@@ -98,8 +133,67 @@ def build(network: str, bits: int, rounding: Rounding, seed: int) -> IntegerProg
     return net.program(last)
 
 
+@functools.cache
+def made_of(name: str) -> tuple[int, frozenset[str]]:
+    """Of the design of that name the most bits of a weight or of a value at its ports, and the names of its operations."""
+    network, options = name.split("@")
+    program = build(network, int(options.split()[0]), "half_even", int(options.rsplit(" s", 1)[1]))
+    ports = (program.tensors[one].bits for one in (*program.inputs, *program.outputs))
+    return max(*ports, *map(weight_bits, weighted(program))), frozenset(type(one).__name__ for one in program.operations)
+
+
+class _Net(Sketch):
+    """With functions by their own values, of which a sketch has the sigmoid's alone, and with a residual block."""
+
+    def function(self, source: str, letter: str) -> str:
+        known, half = self.tensors[source], 1 << self.bits - 1
+        name, computed = FUNCTIONS[letter]
+        unit = FUNCTION_REACH / (known.step * max(-known.low, known.high))
+        values = computed(np.arange(known.low, known.high + 1, dtype=np.float64) * known.step * unit) / unit
+        exponent = int(np.ceil(np.log2(np.abs(values).max() / (half - 1))))
+        result = f"f{len(self.tensors)}"
+        if known.bits > TABLE_BITS:
+            curve, made = drawn(f"curve_{result}", known, result, name, lambda x: computed(x * unit) / unit, exponent)
+            self.tensors[result] = made
+            return self.round(self._add(curve), signed=True)
+        codes = np.clip(np.rint(values / 2.0**exponent), -half, half - 1).astype(np.int64)
+        result = self._tensor("f", known.shape, exponent, int(codes.min()), int(codes.max()))
+        return self._add(Table(f"table_{result}", source, result, name, codes))
+
+    def block(self, source: str, hidden: int) -> str:
+        inside = self.round(self.layer_norm(source), signed=True)
+        inside = self.function(self.round(self.dense(inside, hidden), signed=True), "u")
+        inside = self.round(self.dense(inside, self.tensors[source].shape[-1]), signed=True)
+        return self.round(self.add([inside, source]), signed=True)
+
+
+LISTED = (
+    Wanted("8-n-d4", 6, "folded", 4, seed=1), Wanted("6-d6u-d4", 13, "folded", 4, seed=12),
+    Wanted("10-d3-e", 6, "folded", 4, seed=27), Wanted("12-d8u-d6", 9, "folded", 8, seed=20),
+    Wanted("4x8-p8-n-p6", 4, "folded", 8, seed=5), Wanted("4-d6t-d4", 16, "folded", 4, 3.0, seed=14),
+    Wanted("6-d4u-d4", 12, "folded", 4, seed=23), Wanted("8-d4-e", 5, "unrolled", 8, seed=33),
+    Wanted("12-d10-n-d5", 10, "folded", 6, seed=3), Wanted("4-d3h-d2", 13, "unrolled", 8, 2.0, seed=15),
+    Wanted("8-d6s-d4", 10, "folded", 8, 2.0, seed=22), Wanted("8-d4-e", 8, "folded", 4, 6.0, seed=30),
+    Wanted("6x4-n-p4", 5, "unrolled", 8, 2.0, "half_up", seed=7), Wanted("5-d4s-d3", 15, "auto", 6, 6.0, "half_up", seed=16),
+    Wanted("8-d4u-d4", 6, "unrolled", 8, seed=19), Wanted("24-d5-e", 4, "auto", 12, seed=29),
+    Wanted("16-d12-n-d6", 8, "folded", 12, seed=2), Wanted("8-d6h-d3", 14, "folded", 8, 2.0, seed=13),
+    Wanted("6-d4t-d4", 7, "auto", 8, seed=24), Wanted("6-d2-e", 12, "folded", 4, seed=31),
+    Wanted("8x6-n-g-d5", 5, "auto", 8, seed=8), Wanted("4-d2u-d2", 16, "unrolled", 4, 2.0, seed=18),
+    Wanted("6-d4h-d3", 8, "unrolled", 8, 3.0, seed=21), Wanted("1x10x10-c3k3s2-g-d3-e", 4, "streaming", 8, seed=32),
+    Wanted("4x6-b8-d4", 6, "folded", 8, seed=9), Wanted("3x5-p4u-p3", 13, "folded", 6, seed=17),
+    Wanted("2x6x6-c3k3s2u-g-d4", 7, "streaming", 8, seed=25), Wanted("5-d3-e", 10, "unrolled", 4, 3.0, seed=28),
+    Wanted("3x6-b6-d4-e", 5, "folded", 8, 3.0, seed=11), Wanted("6-d4s-d3", 11, "auto", 8, 6.0, seed=26),
+    Wanted("4x6-p6-n-p4", 6, "unrolled", 16, seed=4), Wanted("4x6-b8-b8-d4", 8, "folded", 8, 3.0, seed=10),
+)  # fmt: skip
+"""Beside the random ones."""
+
+
 def wanted() -> tuple[Wanted, ...]:
     """The designs, in the order in which they are made: the same at every call, whatever the generator makes of them."""
+    return (*_random(), *LISTED)
+
+
+def _random() -> tuple[Wanted, ...]:
     rng = np.random.default_rng(SEED)
     found: dict[str, tuple[Wanted, float]] = {}
     for network in _networks(rng):

@@ -1,9 +1,10 @@
-"""Fitted constants as TOML files: read into a frozen dataclass, and written so that they read the same."""
+"""Fitted constants as TOML files: read into a frozen dataclass, and written so that they read the same; how estimates spread."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,14 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where measured / estimated lies in eight of ten cases, as natural logarithms: low <= 0 <= high."""
+
+    low: float
+    high: float
 
 
 def read(cls: type[T], path: Path, hint: str = "") -> T:

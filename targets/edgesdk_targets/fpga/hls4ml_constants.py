@@ -9,15 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import constants_file
+from .constants_file import Spread as Spread
 from .hls4ml_terms import WIDE_CHOICE, Cost
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Where measured / estimated lies in eight of ten cases, as natural logarithms: low <= 0 <= high."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import constants_file
-from .rtl_terms import Terms, Way
+from .constants_file import Spread
+from .rtl_counts import Terms, Way
 
 CONSTANT_SHARE = 0.02
 """Of the bits that kernels give, from which on a design is unlike those of the fit: some of 2 bits have dead channels."""
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Where measured / estimated lies in eight of ten cases, as natural logarithms: low <= 0 <= high."""
-
-    low: float
-    high: float
+RARE = ("LayerNorm", "Curve", "Table", "Softmax", "ArgMax", "Product", "Scale")
+"""Operations with logic of their own that only some networks have."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """What results are known of: the most of each count in one design, of bits of its weights and values, of simulated cycles."""
+    """What results are known of: the most of each count in one design, of bits of its weights and values, of simulated cycles.
+
+    `operations`: of those that few networks have, the most bits of a design with each; what is not there was never seen.
+    """
 
     lut: int
     ff: int
@@ -33,6 +32,7 @@ class Region:
     bram: int
     bits: int
     latency_cycles: int
+    operations: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Family:
 @dataclass(frozen=True)
 class Constants:
     """`lut` and `ff` multiply terms; `delay_ns` what a path passes, of which `clock` is passed once by each path and `spread_out`
-    once for each doubling of a design's LUTs. `spread` is of estimates with known weights, by figure; `weights_unknown` is the
-    deviation of log(count) between networks that differ only in their weights, by figure.
+    once for each doubling of a design's LUTs. `spread` is of estimates with known weights, by figure, where a design has folded
+    layers, `spread_unrolled` where it has none; `weights_unknown` is the deviation of log(count) between networks that differ
+    only in their weights, by figure.
     """
 
     source: str
@@ -63,9 +64,14 @@ class Constants:
     ff: Mapping[str, float]
     delay_ns: Mapping[str, float]
     spread: Mapping[str, Spread]
+    spread_unrolled: Mapping[str, Spread]
     weights_unknown: Mapping[str, float]
     region: Region
     families_apart: Mapping[str, Family]
+
+    def around(self, folded: bool) -> Mapping[str, Spread]:
+        """How estimates spread of designs with folded layers, or without."""
+        return self.spread if folded else self.spread_unrolled
 
     def luts(self, terms: Iterable[Terms]) -> float:
         return sum(self.lut.get(name, 0.0) * count for one in terms for name, count in one.lut.items())

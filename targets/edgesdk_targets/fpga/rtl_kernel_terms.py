@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from .rtl_terms import Terms, Way, placement
+from .rtl_counts import Terms, Way, placement
 
-TYPICAL: Way = {"sum": 1.0, "carry_bits": 0.05, "choice": 0.7, "logic": 0.6, "multiplier": 4.0, "table": 1.2, "block_ram": 4.0}
+TYPICAL: Way = {
+    "sum": 1.2, "carry_bits": 0.05, "choice": 0.7, "logic": 0.6, "fan_out": 0.2, "multiplier": 4.5, "table": 0.8,
+    "block_ram": 5.0,
+}  # fmt: skip
 """Delays by which the longest way into a net is chosen among its operands'; relative, those of the fit are near."""
 TABLE_INPUTS = 4
 """Of a look-up table of an ECP5."""
@@ -34,6 +37,7 @@ def add(made: Terms, text: str) -> None:
     bits: dict[str, int] = {}
     texts: dict[str, str] = {}
     latches: list[str] = []
+    registers: dict[str, str] = {}
     inputs: dict[str, int] = {}
     for line in text.splitlines():
         if wire := _WIRE.match(line):
@@ -43,6 +47,7 @@ def add(made: Terms, text: str) -> None:
             made.ffs("kernel_bits", bits[register[2]])
         elif latch := _LATCH.match(line):
             latches.append(latch[2])
+            registers.setdefault(latch[2], latch[1])
             if part := _PART.fullmatch(latch[1]):
                 wide = int(part[2]) - int(part[3]) + 1
                 made.output_bits += wide
@@ -58,6 +63,9 @@ def add(made: Terms, text: str) -> None:
         operands = _NET.findall(one)
         before = max((ways.get(net, nothing) for net in operands), key=length, default=nothing)
         passed = _operation(made, one, bits[name], bits, inputs, name not in combined)
+        if "block_ram" in passed:  # its register is the memory's own, and gives its word late
+            made.paths.append(passed)
+            ways[registers[name]], passed = passed, nothing
         if "sum" in passed and " < " not in one:
             if any(net in whole_sums and users[net] == 1 for net in operands):
                 made.luts("merged_sum_bits", passed["carry_bits"])
@@ -87,7 +95,7 @@ def _operation(
     if " ? " in text:
         choices = text.split(" ? ", 1)[1].split(" : ")
         made.luts("limit_bits" if any(_LITERAL.fullmatch(one) for one in choices) else "choice_bits", out)
-        return {"choice": 1.0}
+        return {"choice": 1.0, "fan_out": math.log2(1 + out)}
     if " * " in text:
         made.dsp += math.prod(-(-_signed_width(one, bits) // DSP_BITS) for one in text.split(" * "))
         return {"multiplier": 1.0}

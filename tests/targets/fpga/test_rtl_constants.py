@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.rtl_fit import START
 
 from edgesdk_converters.errors import TargetError
-from edgesdk_targets.fpga.constants_file import text
-from edgesdk_targets.fpga.rtl_constants import Family, Spread, doublings, read_constants, shipped
-from edgesdk_targets.fpga.rtl_fit import START
-from edgesdk_targets.fpga.rtl_terms import Terms
+from edgesdk_targets.fpga.constants_file import Spread, text
+from edgesdk_targets.fpga.rtl_constants import Family, doublings, read_constants, shipped
+from edgesdk_targets.fpga.rtl_counts import Terms
 
 
 def test_constants_are_read_as_they_were_written(tmp_path: Path) -> None:

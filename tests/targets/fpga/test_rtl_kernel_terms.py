@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from edgesdk_targets.fpga.rtl_counts import Terms
 from edgesdk_targets.fpga.rtl_kernel_terms import add
-from edgesdk_targets.fpga.rtl_terms import Terms
 
 KERNEL = """module k (
   input wire clk,
@@ -53,7 +55,7 @@ def test_operations_are_counted_by_kind_and_width() -> None:
 
 def test_longest_way_between_registers_is_found() -> None:
     (way,) = counted(KERNEL).paths
-    assert way == {"kernel": 1.0, "sum": 3.0, "carry_bits": 29.0, "choice": 1.0}
+    assert way == {"kernel": 1.0, "sum": 3.0, "carry_bits": 29.0, "choice": 1.0, "fan_out": math.log2(10)}
 
 
 def test_registers_end_a_way() -> None:
@@ -95,3 +97,14 @@ def test_a_large_table_that_registers_alone_read_lies_in_block_ram() -> None:
     assert found.bram == 3 and found.lut["table_luts"] == 4 * 4
     read = latched.replace("wire [3:0] t0_7 = ", "wire [3:0] t0_8 = t2_0[3:0];\n  wire [3:0] t0_7 = ")
     assert counted(read).bram == 0 and counted(read).lut["table_luts"] == 4 * 4 + 20 * 128
+
+
+def test_what_comes_from_block_ram_begins_late() -> None:
+    """Its register is the memory's own: the delay of reading it stands before what reads the register."""
+    table = "  function [19:0] table_1(input [10:0] code);\n  endfunction\n  wire [19:0] t2_0 = table_1(x[10:0]);\n"
+    reading = "  wire [20:0] t2_1 = {1'd0, t2_0_r1} + {20'd0, x0_0[0:0]};\n"
+    text = KERNEL.replace("  wire [7:0] x0_0", f"{table}{reading}  wire [7:0] x0_0")
+    text = text.replace("    y[0:0]", "    t2_0_r1 <= t2_0;\n    t2_1_r2 <= t2_1;\n    y[0:0]")
+    alone, longest = counted(text).paths
+    assert alone == {"block_ram": 1.0}
+    assert longest == {"kernel": 1.0, "block_ram": 1.0, "sum": 1.0, "carry_bits": 21.0}

@@ -1,40 +1,12 @@
-"""What is counted in a design's Verilog, beside what synthesis made of the same memories and multipliers."""
+"""What is counted in a design's Verilog: every stage under its own name."""
 
 from __future__ import annotations
 
-import pytest
-
 from edgesdk_targets.fpga.design import design
-from edgesdk_targets.fpga.rtl_terms import Terms, instances, placement, slowest, terms, total
+from edgesdk_targets.fpga.rtl_counts import total
+from edgesdk_targets.fpga.rtl_terms import instances, terms
 
 from .integer_nets import conv_net, dense_net
-
-
-@pytest.mark.parametrize(
-    ("kind", "words", "bits", "place", "count"),
-    [
-        ("ram", 32, 100, "distributed", 50), ("ram", 64, 24, "distributed", 24), ("ram", 64, 36, "block", 1),
-        ("ram", 64, 48, "distributed", 48), ("ram", 64, 72, "block", 2), ("ram", 96, 12, "distributed", 18),
-        ("ram", 96, 18, "block", 1), ("ram", 96, 48, "block", 2), ("ram", 128, 8, "distributed", 16),
-        ("ram", 128, 12, "block", 1),
-        ("ram", 256, 4, "distributed", 16), ("ram", 256, 8, "block", 1), ("ram", 256, 100, "block", 3),
-        ("rom", 64, 18, "logic", 0), ("rom", 64, 36, "block", 1), ("rom", 64, 64, "logic", 0), ("rom", 64, 120, "logic", 0),
-        ("rom", 96, 18, "logic", 0), ("rom", 96, 64, "block", 2), ("rom", 128, 9, "logic", 0), ("rom", 128, 18, "block", 1),
-        ("rom", 200, 9, "logic", 0), ("rom", 200, 120, "block", 4), ("rom", 8192, 45, "block", 20),
-    ],
-)  # fmt: skip
-def test_memories_lie_where_yosys_0_23_put_them(kind: str, words: int, bits: int, place: str, count: int) -> None:
-    assert placement(words, bits, kind) == (place, count)  # type: ignore[arg-type]
-
-
-def test_memory_that_is_read_without_a_clock_never_takes_block_ram() -> None:
-    assert placement(1024, 36, registered=False)[0] == "distributed"
-
-
-def test_multipliers_are_the_lanes_of_folded_layers() -> None:
-    made = design(dense_net((16, 8, 5), 5, "half_even"), "folded", multipliers=12)
-    assert made.counts.multipliers > 0
-    assert total(terms(made.files)).dsp == made.counts.multipliers
 
 
 def test_carry_cells_of_kernels_hold_the_adder_bits_that_the_generator_counts() -> None:
@@ -58,13 +30,16 @@ def test_parameters_of_instances_are_read_in_both_notations() -> None:
     assert list(instances(text)) == [("edgesdk_x", {"WIDTH": 8, "PAD": 31, "FILE": 0, "LOW": -3}), ("k", {})]
 
 
-def test_paths_within_others_are_dropped() -> None:
-    paths = [{"sum": 1.0, "carry_bits": 8.0}, {"sum": 2.0, "carry_bits": 9.0}, {"multiplier": 1.0}, {"sum": 2.0, "choice": 0.0}]
-    assert slowest(paths) == [{"sum": 2.0, "carry_bits": 9.0}, {"multiplier": 1.0}]
+def test_ready_runs_through_the_parts_of_a_stage_up_to_a_queue() -> None:
+    def stage(*modules: str) -> dict[str, bytes]:
+        parameters = {"edgesdk_pipe": ".LATENCY(1)", "edgesdk_fifo": ".DEPTH(16), .WIDTH(8), .ABITS(4)"}
+        lines = (f"  {name} #({parameters[name]}) part{place} (.clk(clk));\n" for place, name in enumerate(modules))
+        return {"stage0.v": ("module stage0 (input wire clk);\n" + "".join(lines) + "endmodule\n").encode()}
 
+    def parts(*modules: str) -> float:
+        (made,) = terms(stage(*modules))
+        (way,) = made.paths
+        return way["logic"]
 
-def test_narrow_sums_take_no_carry_cells() -> None:
-    found = Terms("x")
-    found.sums(4, count=3)
-    found.sums(7)
-    assert found.lut == {"narrow_sum_bits": 12.0, "carry_bits": 8.0, "carry_chains": 1.0}
+    assert parts("edgesdk_pipe", "edgesdk_pipe", "edgesdk_pipe") == 3
+    assert parts("edgesdk_pipe", "edgesdk_fifo", "edgesdk_pipe", "edgesdk_pipe") == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from edgesdk_targets.fpga.rtl_fit import START, Result, fit, left_out, predicted, spread, spreads, with_spread
-from edgesdk_targets.fpga.rtl_terms import Terms, Way
+from edgesdk_targets.fpga.rtl_counts import Terms, Way
+
+from .rtl_fit import START, Result, fit, left_out, predicted, spread, spreads, with_spread
 
 TRUE_LUT = {"carry_bits": 1.1, "carry_chains": 3.5, "limit_bits": 0.4, "modules": 8.0}
 TRUE_FF = {"kernel_bits": 0.9, "beat_bits": 1.2}
@@ -27,7 +29,8 @@ def results(count: int = 90, noise: float = 0.0) -> list[Result]:
         way = max(sum(TRUE_NS[name] * value for name, value in path.items()) for path in paths)
         period = TRUE_NS["clock"] + TRUE_NS["spread_out"] * math.log2(luts / 100) + way
         measured = {"lut": luts, "ff": ffs, "dsp": 3.0, "bram": 1.0, "fmax_mhz": 1e3 / period * math.exp(noise * rng.normal())}
-        made.append(Result(f"family {number // 3}", Terms("", lut, ff, 3, 1, paths), 10, 5, 8, measured))
+        terms = Terms("", lut, ff, 3, 1, paths)
+        made.append(Result(f"family {number // 3}", terms, 10, 5, 8, number % 2 == 0, frozenset(), measured))
     return made
 
 
@@ -57,10 +60,9 @@ def test_intervals_hold_eight_of_ten_designs_of_other_families() -> None:
     made = results(240, noise=0.1)
     apart = left_out(made[:120])
     known = with_spread(fit(made[:120]), made[:120], apart)
-    inside = [
-        known.spread["lut"].low <= math.log(one.measured["lut"] / predicted(one, known)["lut"]) <= known.spread["lut"].high
-        for one in made[120:]
-    ]
+    ratios = [math.log(one.measured["lut"] / predicted(one, known)["lut"]) for one in made[120:]]
+    around = [known.around(one.folded)["lut"] for one in made[120:]]
+    inside = [ends.low <= ratio <= ends.high for ends, ratio in zip(around, ratios, strict=True)]
     assert 0.7 <= np.mean(inside) <= 0.9
 
 
@@ -68,12 +70,28 @@ def test_fit_without_a_family_has_not_seen_it() -> None:
     made = results(30, noise=0.05)
     apart = left_out(made)
     assert apart[0].n == 27 and apart[0] is apart[1] and apart[0].lut != apart[29].lut
-    assert spreads(made, apart)["dsp"].low == spreads(made, apart)["dsp"].high == 0.0
+    assert spreads(made, apart, True)["dsp"].low == spreads(made, apart, True)["dsp"].high == 0.0
 
 
 def test_quantiles_leave_a_tenth_on_either_side_counting_the_new_case() -> None:
     found = spread([value / 100 for value in range(-9, 10)])  # 19 of them: the second from either end
     assert (found.low, found.high) == (-0.08, 0.08)
+
+
+def test_designs_without_folded_layers_have_a_spread_of_their_own() -> None:
+    made = results(120, noise=0.02)
+    for one in made:
+        one.measured["ff"] *= 1.0 if one.folded else math.exp(0.1 * math.sin(one.measured["ff"]))  # type: ignore[index]
+    known = with_spread(fit(made), made, left_out(made))
+    assert known.spread_unrolled["ff"].high > 2 * known.spread["ff"].high
+    assert known.spread_unrolled["ff"].low < 2 * known.spread["ff"].low
+
+
+def test_region_tells_the_widest_design_with_an_operation_that_few_have() -> None:
+    made = [
+        replace(one, bits=4 + place, operations=frozenset(["Curve"] if place < 3 else [])) for place, one in enumerate(results(9))
+    ]
+    assert fit(made).region.operations == {"Curve": 6}
 
 
 def test_region_is_the_most_of_each_count() -> None:

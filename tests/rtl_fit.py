@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .rtl_constants import CONSTANT_SHARE, Constants, Family, Region, Spread, doublings
-from .rtl_terms import Terms, Way
+from edgesdk_targets.fpga.constants_file import Spread
+from edgesdk_targets.fpga.rtl_constants import CONSTANT_SHARE, RARE, Constants, Family, Region, doublings
+from edgesdk_targets.fpga.rtl_counts import Terms, Way
 
 Floats = NDArray[np.float64]
 LEVEL = 0.8
@@ -26,6 +27,7 @@ FEWEST_APART = 30
 """Designs from which on another family's ratio is known."""
 ROUNDS = 8
 """Of finding each design's slowest path and fitting its delay."""
+TARGETS = ("lut", "ff", "dsp", "bram", "fmax_mhz", "cycles", "initiation_interval")
 
 START = Constants(
     source="what a cell of that kind takes by its description, nothing fitted", date="", n=0, families=0, clock_mhz=100.0,
@@ -33,7 +35,7 @@ START = Constants(
         "carry_bits": 1.0, "carry_chains": 4.0, "narrow_sum_bits": 1.5, "merged_sum_bits": 0.5, "comparators": 1.0,
         "limit_bits": 0.8, "choice_bits": 1.0, "gate_luts": 1.0, "table_luts": 0.5, "skid_bits": 1.0, "narrow_bits": 1.0,
         "pad_bits": 0.8, "distributed_ram": 6.0, "distributed_choice": 1.0, "block_choice": 0.8, "bypass_bits": 1.2,
-        "logic_ram_bits": 1.0, "rom_luts": 0.9, "counter_bits": 1.5, "step_bits": 0.7, "accumulator_bits": 1.0,
+        "logic_ram_bits": 1.0, "rom_luts": 0.9, "counter_bits": 1.5, "address_bits": 1.0, "accumulator_bits": 1.0,
         "shift_bits": 0.6, "control": 1.0, "modules": 3.0,
     },
     ff={
@@ -45,21 +47,23 @@ START = Constants(
         "multiplier": 4.0, "fan_out": 0.2, "lanes": 0.1, "enable": 0.5, "table": 0.8,
         "rom": 1.0, "block_ram": 4.0, "reader": 1.5, "window": 1.5,
     },
-    spread={name: Spread(-0.3, 0.3) for name in ("lut", "ff", "dsp", "bram", "fmax_mhz", "cycles", "initiation_interval")},
-    weights_unknown={}, region=Region(0, 0, 0, 0, 0, 0), families_apart={},
+    spread=dict.fromkeys(TARGETS, Spread(-0.3, 0.3)), spread_unrolled=dict.fromkeys(TARGETS, Spread(-0.3, 0.3)),
+    weights_unknown={}, region=Region(0, 0, 0, 0, 0, 0, {}), families_apart={},
 )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A design: its terms and schedule, and what the tools said of it (lut, ff, dsp, bram, fmax_mhz; by simulation cycles and
-    initiation_interval)."""
+    """A design: its terms and schedule, whether layers of it are folded, which of RARE operations it has, and what the tools said
+    of it (lut, ff, dsp, bram, fmax_mhz; by simulation cycles and initiation_interval)."""
 
     family: str
     terms: Terms
     cycles: int
     interval_cycles: int
     bits: int
+    folded: bool
+    operations: frozenset[str]
     measured: Mapping[str, float]
 
 
@@ -93,7 +97,7 @@ def predicted(one: Result, known: Constants) -> dict[str, float]:
 
 def with_spread(known: Constants, results: Sequence[Result], apart: Sequence[Constants]) -> Constants:
     """The constants with intervals that hold LEVEL of the results when their own family is left out of the fit."""
-    return replace(known, spread=spreads(results, apart))
+    return replace(known, spread=spreads(results, apart, True), spread_unrolled=spreads(results, apart, False))
 
 
 def completed(known: Constants, weights_unknown: Mapping[str, float], families_apart: Mapping[str, Family]) -> Constants:
@@ -101,10 +105,11 @@ def completed(known: Constants, weights_unknown: Mapping[str, float], families_a
     return replace(known, weights_unknown=weights_unknown, families_apart=families_apart)
 
 
-def spreads(results: Sequence[Result], apart: Sequence[Constants]) -> dict[str, Spread]:
-    ratios: dict[str, list[float]] = {name: [] for name in START.spread}
+def spreads(results: Sequence[Result], apart: Sequence[Constants], folded: bool) -> dict[str, Spread]:
+    """Of the results with folded layers, or of those without."""
+    ratios: dict[str, list[float]] = {name: [] for name in TARGETS}
     for one, without in zip(results, apart, strict=True):
-        if one.terms.constant_share > CONSTANT_SHARE:
+        if one.folded != folded or one.terms.constant_share > CONSTANT_SHARE:
             continue
         for name, value in predicted(one, without).items():
             if name in one.measured:
@@ -130,6 +135,8 @@ def _region(results: Sequence[Result]) -> Region:
     return Region(
         most("lut"), most("ff"), most("dsp"), most("bram"), bits=max((one.bits for one in results), default=0),
         latency_cycles=max((one.cycles for one in results if "cycles" in one.measured), default=0),
+        operations={name: max(one.bits for one in results if name in one.operations) for name in RARE
+                    if any(name in one.operations for one in results)},
     )  # fmt: skip
 
 
