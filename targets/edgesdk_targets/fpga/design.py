@@ -22,7 +22,7 @@ from .folded import Folding
 from .kernel import KernelOptions
 from .network import network, serial
 from .schedule import Placed, latency_cycles
-from .segments import Alias, Form, Segment, segments, weight_bits, weighted
+from .segments import Alias, Form, Segment, adder_bits, segments, weight_bits, weighted
 from .stage import Counts, Stage
 from .stream import Stream, channels_first, channels_last
 from .unrolled import moves_channels
@@ -32,10 +32,13 @@ Forms: TypeAlias = Literal["auto", "unrolled", "streaming", "folded"]
 FORMS = ("auto", "unrolled", "streaming", "folded")
 CORE = "network"
 SERIAL = "network_serial"
-MAX_WEIGHTS_UNROLLED = 5000
-"""Of 4 bits: unrolled, one costs about five look-up tables of an ECP5."""
+MAX_WEIGHTS_UNROLLED = 3000
+"""Of 4 bits at random, with inputs of 4 bits: unrolled, one takes about seven look-up tables of an ECP5, which nextpnr routes up
+to some 20,000 of in half an hour."""
 REFERENCE_BITS = 4
-SMALL_LAYER = 8
+REFERENCE_ADDER_BITS = 11.5
+"""Of one such weight: 23 signed digits in all 16 values, each an adder of 8 bits."""
+SMALL_LAYER = 5
 """In a network that is too large, a layer is unrolled all the same up to this fraction of MAX_WEIGHTS_UNROLLED."""
 MULTIPLIERS = 64
 """Of all folded layers together; an ECP5-85k has 156."""
@@ -174,13 +177,13 @@ def forms_of(
     program: IntegerProgram, form: Forms, most: int, given: Mapping[str, Form]
 ) -> tuple[dict[str, Form], dict[str, str]]:
     """The form of each layer with weights, and why, by the tensor that it makes."""
-    sizes = {one.result: one.weight.size * weight_bits(one) / REFERENCE_BITS for one in weighted(program)}
+    sizes = {one.result: adder_bits(one, program) / REFERENCE_ADDER_BITS for one in weighted(program)}
     total = sum(sizes.values())
     chosen: dict[str, Form] = {}
     reasons: dict[str, str] = {}
     for one in weighted(program):
         size = sizes[one.result]
-        told = f"{one.weight.size:,} weights of {weight_bits(one)} bits"
+        told = f"{one.weight.size:,} weights of {weight_bits(one)} bits, in logic like {size:,.0f} of {REFERENCE_BITS}"
         if one.node in given:
             found, reason = given[one.node], f"{told}; as asked for this node"
         elif form == "unrolled" or form == "folded":
@@ -189,11 +192,11 @@ def forms_of(
             found = "unrolled" if isinstance(one, Conv) or size <= most else "folded"
             reason = f"{told}; as asked"
         elif total <= most:
-            found, reason = "unrolled", f"{told}; all layers together stay below {most:,} of {REFERENCE_BITS} bits"
+            found, reason = "unrolled", f"{told}; all layers together are at most {most:,} of these"
         elif size <= most / SMALL_LAYER:
-            found, reason = "unrolled", f"{told}: at most {most // SMALL_LAYER:,} of {REFERENCE_BITS} bits"
+            found, reason = "unrolled", f"{told}: at most {most // SMALL_LAYER:,} of these"
         else:
-            found, reason = "folded", f"{told}: more than {most // SMALL_LAYER:,} of {REFERENCE_BITS} bits"
+            found, reason = "folded", f"{told}: more than {most // SMALL_LAYER:,} of these"
         chosen[one.result], reasons[one.result] = found, reason
     return chosen, reasons
 

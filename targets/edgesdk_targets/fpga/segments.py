@@ -34,6 +34,7 @@ from edgesdk_converters.integer_program import (
 )
 
 from .stream import channels_first, channels_last
+from .subexpressions import signed_digits
 
 Form: TypeAlias = Literal["unrolled", "folded"]
 TARGET = "rtl"
@@ -87,6 +88,12 @@ def weight_bits(operation: Dense | Conv) -> int:
     """Of the narrowest signed integers that hold all its weights."""
     low, high = int(operation.weight.min(initial=0)), int(operation.weight.max(initial=0))
     return max((-low - 1).bit_length() if low < 0 else 0, high.bit_length()) + 1
+
+
+def adder_bits(operation: Dense | Conv, program: IntegerProgram) -> int:
+    """Bits of the adders that a layer takes unrolled while none is shared: an adder a signed digit, of input and weight wide."""
+    digits = np.count_nonzero(signed_digits(operation.weight))
+    return int(digits) * (program.tensors[operation.source].bits + weight_bits(operation))
 
 
 def weighted(program: IntegerProgram) -> Iterator[Dense | Conv]:

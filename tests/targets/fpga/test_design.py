@@ -203,11 +203,21 @@ def test_forms_go_by_size() -> None:
     assert [layer.form for layer in design(small).layers] == ["unrolled"]
     made = design(small, max_weights_unrolled=200, multipliers=4)
     assert [layer.form for layer in made.layers] == ["folded", "folded"]
-    assert made.layers[0].reason == "192 weights of 4 bits: more than 25 of 4 bits"
+    assert made.layers[0].reason == "192 weights of 4 bits, in logic like 196 of 4: more than 40 of these"
     first = next(op for op in small.operations if isinstance(op, Dense))
     mixed = design(small, "folded", forms={first.node: "unrolled"}, multipliers=4)
     assert [layer.form for layer in mixed.layers] == ["unrolled", "folded"]
     assert mixed.counts.multipliers <= 4 and mixed.counts.rom_bits > 0 and made.counts.rom_bits > mixed.counts.rom_bits
+
+
+def test_a_layer_s_size_is_that_of_its_adders_not_of_its_weights_alone() -> None:
+    program = dense_net((16, 12), 8, "half_up")
+    (layer,) = (op for op in program.operations if isinstance(op, Dense))
+    powers = np.where(layer.weight < 0, -64, 64)
+    plain = replace(program, operations=tuple(replace(op, weight=powers) if op is layer else op for op in program.operations))
+    most = 300
+    assert [one.form for one in design(program, max_weights_unrolled=most, multipliers=4).layers] == ["folded"]
+    assert [one.form for one in design(plain, max_weights_unrolled=most, multipliers=4).layers] == ["unrolled"]
 
 
 def test_what_an_output_s_weights_have_in_common_is_no_part_of_the_memory() -> None:
