@@ -2,8 +2,9 @@
 
 python -m tests.bench_fpga [levels] [tools] [alone] [growth] [--nets NAME ...] [--limit-minutes N]
 
-A net's name is that of CHOICES in fpga_nets.py (jet-4, fashion-8). What took long is kept under build/bench, so that a bench that
-was stopped goes on. Times and memory are of the run that is kept, with the load that it met.
+A net's name is that of CHOICES in fpga_nets.py (jet-4, fashion-8). `growth` is drawn too, in build/bench/growth.html. What took
+long is kept under build/bench, so that a bench that was stopped goes on. Times and memory are of the run that is kept, with the
+load that it met.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,14 +40,18 @@ from .bench_quantised import show
 from .bench_smaller import told
 from .fpga_levels import HLS_DEVICE, Found, Row, core, kept, levels, ports
 from .fpga_nets import CHOICES, Case, Choice, digest
+from .growth_chart import Grown, page
 from .targets.fpga.integer_nets import dense_net
 
 DEVICE = "ecp5-85k"
 CLOCK_MHZ = 100.0
 GROWTH_BITS, GROWTH_MULTIPLIERS = 6, 16
-GROWTH = {"folded": (16, 32, 64, 128, 256, 512), "unrolled": (8, 16, 24, 32, 48, 64)}
+GROWTH = {"folded": (16, 32, 64, 128, 256, 512, 704, 1024), "unrolled": (8, 16, 24, 32, 40, 48, 64)}
+GROWTH_PAGE = Path("build", "bench", "growth.html")
 ALONE = tuple(Choice(net, bits, rounding="truncate") for net, bits in (("jet-small", 4), ("jet", 4), ("jet", 6), ("jet", 8)))
 """Rounded as da4ml's quantiser does, and compared without ports around it."""
+MOST_ROUTED = 1500
+"""Adders of our kernel up to which both are placed and routed too: those of 16-32-32-5 do not route in half an hour."""
 CELLS = ("net", "form", "COMB", "FF", "DSP", "EBR", "Fmax MHz", "bitstream")
 TIMES = ("net", "cycles", "latency ns", "interval", "per second", "yosys s", "nextpnr s", "MB", "load")
 LOGIC = ("net", "by", "adders", "stages", "COMB", "FF", "Fmax MHz", "latency ns", "yosys s", "nextpnr s", "MB", "load")
@@ -53,10 +60,17 @@ BESIDE = ("net", "figure", "found", "estimated", "interval", "off")
 GREW = ("net", "weights", "COMB", "FF", "DSP", "EBR", "MHz", "interval", "design s", "yosys s", "nextpnr s", "MB", "load")
 
 
-def built(label: str, files: Mapping[str, bytes], top: str, limit_minutes: float) -> Found:
-    """What the tools make of a design: rows of the report, and each step's time, memory and version; `why` where it fails."""
+def built(
+    label: str, files: Mapping[str, bytes], top: str, limit_minutes: float, until: toolchain.Stage = toolchain.BITSTREAM
+) -> Found:
+    """What the tools make of a design: rows of the report, and each step's time, memory and version; `why` where it fails.
+
+    One that is not to be placed may have more ports than the part has pins.
+    """
     device = profile(DEVICE)
-    plan = toolchain.plan(files, top, device, clock_mhz=CLOCK_MHZ)
+    if until == toolchain.SYNTHESIS:
+        device = replace(device, facts={name: fact for name, fact in device.facts.items() if name != "io"})
+    plan = toolchain.plan(files, top, device, clock_mhz=CLOCK_MHZ, until=until)
     for step in plan.steps:
         toolchain.find(step.argv[0])
 
@@ -80,7 +94,8 @@ def built(label: str, files: Mapping[str, bytes], top: str, limit_minutes: float
         """Whether it failed for another reason than the limit, or has more time now."""
         return float(found.get("minutes", limit_minutes)) < limit_minutes
 
-    return kept(["tools", label, DEVICE, digest(plan.files)], make, again)
+    steps = {step.name: " ".join(step.argv).encode() for step in plan.steps}
+    return kept(["tools", label, DEVICE, digest({**plan.files, **steps, "Makefile": b""})], make, again)
 
 
 def tools(cases: Sequence[Case], limit_minutes: float) -> None:
@@ -132,10 +147,10 @@ def resources(found: Found) -> tuple[str, ...]:
 
 def effort(found: Found) -> tuple[str, ...]:
     """Seconds of synthesis, and of place and route, peak MB of both, and the machine's load before and behind them."""
-    steps = found["steps"]
-    first, second = steps["synthesis"], steps["place-and-route"]
+    first, second = (found["steps"].get(name) for name in ("synthesis", "place-and-route"))
     load = " to ".join(f"{load:.1f}" for load in found["load"])
-    return f"{first[0]:,.0f}", f"{second[0]:,.0f}", f"{first[1]:,.0f}, {second[1]:,.0f}", load
+    seconds = f"{first[0]:,.0f}", f"{second[0]:,.0f}" if second else "-"
+    return *seconds, ", ".join(f"{step[1]:,.0f}" for step in (first, second) if step), load
 
 
 def estimated(case: Case, found: Mapping[str, float]) -> Iterator[Row]:
@@ -194,7 +209,8 @@ def beside_da4ml(choice: Choice, limit_minutes: float) -> Iterator[Row]:
     same = np.array_equal(found[3], wanted)
     made["da4ml 0.6" if same else "da4ml 0.6 (other integers)"] = (found[0], "peer", found[1], found[2])
     for label, (files, top, adders, stages) in made.items():
-        ran = built(f"{choice.name} {label}", files, top, limit_minutes)
+        until = toolchain.SYNTHESIS if ours.adders > MOST_ROUTED else toolchain.BITSTREAM
+        ran = built(f"{choice.name} {label}", files, top, limit_minutes, until)
         if "why" in ran:
             yield (choice.name, label, "failed", ran["why"])
             continue
@@ -239,29 +255,38 @@ def by_da4ml(net: Layers, codes: Integers, folder: Path) -> tuple[dict[str, byte
 
 
 def growth(limit_minutes: float) -> None:
-    """Dense nets 16-N-N-5 of random weights, wider and wider until the tools take longer than the limit."""
-    rows = list[Row]()
+    """Dense nets 16-N-N-5 of random weights, wider and wider until the tools take longer than the limit, or the part is full."""
+    rows, grown, ends = list[Row](), dict[str, list[Grown]](), list[str]()
     for kind, widths in GROWTH.items():
+        grown[kind] = []
         for width in widths:
             sizes = (16, width, width, 5)
-            name = "-".join(map(str, sizes))
+            name = f"{'-'.join(map(str, sizes))} {kind}"
             program = dense_net(sizes, GROWTH_BITS, "half_even")
             began = time.process_time()
             made = design(program, "folded" if kind == "folded" else "unrolled", multipliers=GROWTH_MULTIPLIERS)
             seconds = time.process_time() - began
-            found = built(f"{name} {kind}", made.files, made.serial, limit_minutes)
+            found = built(name, made.files, made.serial, limit_minutes)
             weights = sum(outs * ins for ins, outs in pairwise(sizes))
             if "why" in found:
-                rows.append((f"{name} {kind}", "failed", found["why"]))
+                rows.append((name, "failed", found["why"]))
+                ends.append(f"{name}, {weights:,} weights: {found['why']}")
                 break
             interval = f"{made.interval_cycles:,}"
-            rows.append((f"{name} {kind}", f"{weights:,}", *resources(found), interval, f"{seconds:.1f}", *effort(found)))
+            rows.append((name, f"{weights:,}", *resources(found), interval, f"{seconds:.1f}", *effort(found)))
+            steps = found["steps"]
+            spent = steps["synthesis"][0] + steps["place-and-route"][0]
+            grown[kind].append(Grown(weights, found["values"]["lut"], spent))
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(f"Random nets, {GROWTH_BITS} bits, {DEVICE}; folded: {GROWTH_MULTIPLIERS} multipliers; at most {limit_minutes:g} min")
     shown(GREW, rows)
+    heading = f"Dense nets of {GROWTH_BITS} bits on {DEVICE}"
+    GROWTH_PAGE.write_text(page({kind: nets for kind, nets in grown.items() if nets}, heading, ends), encoding="utf-8")
+    print(f"drawn in {GROWTH_PAGE}")
 
 
 def main(arguments: Sequence[str]) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a tool which runs is stopped too
     parser = argparse.ArgumentParser(prog="python -m tests.bench_fpga")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="levels, tools, alone, growth; all if none is given")
     parser.add_argument("--nets", nargs="+", choices=[one.name for one in CHOICES], default=[one.name for one in CHOICES])

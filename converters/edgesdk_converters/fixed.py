@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from . import graph as graphs
 from .errors import MissingExtra, PassError
+from .fixed_weights import Weight, channel_axis, fitting, reach, summed, weighed
+from .fixed_widths import ACTIVATIONS, EXACT_BITS, MOVES, SUMS, Format, covering, of_both, tensor_bits
+from .integer_tables import FUNCTIONS
 from .model import Model
 
 try:
@@ -27,79 +30,23 @@ except ImportError as _error:
 
 Array = NDArray[Any]
 Rounding = Literal["half_even", "half_up", "truncate"]
-MOVES = (
-    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool", "Slice", "Split", "Gather",
-    "Expand", "Tile", "Concat", "DepthToSpace", "SpaceToDepth", "GlobalMaxPool", "ReduceMax",
-)  # fmt: skip
-"""Operators whose outputs are some of their inputs' values: nothing is rounded behind them."""
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu")
+_ORDERS = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+"""Those of them that keep every value once, so that it makes no difference whether it is rounded before or behind."""
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _OTHER_INTEGERS = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul", "QGemm")
 _BEFORE_ROUNDING = ("Mul", "Add", "Floor", "Clip")
 """Operators in which rounding is written out before a QuantizeLinear."""
-_WITH_CONSTANTS = ("Add", "Sub", "Mul", "PRelu")
+_WITH_CONSTANTS = ("Mul", "PRelu")
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-EXACT_BITS = 24
-"""Of the significand of float32: sums of integers up to this width come out exact when they are computed in it."""
+_NEEDS_ROUNDING = (*FUNCTIONS, "Softmax", "LayerNormalization")
+"""Operators whose integer forms give a rounded result alone: an activation function behind them is rounded on its own."""
 LONG_OPSET = 21
 ADDED_BITS = 8
 """That what a LayerNormalization adds has beyond its results."""
 SLOPE_BITS = 8
 """Significant bits of the slope of a LeakyRelu."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """`bits` wide codes, signed or not; value = code * 2**exponent."""
-
-    bits: int
-    exponent: int
-    signed: bool
-
-    @property
-    def low(self) -> int:
-        """The least code."""
-        return -(1 << self.bits - 1) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        """The greatest code."""
-        return (1 << self.bits - self.signed) - 1
-
-    @property
-    def step(self) -> float:
-        """The value of code 1."""
-        return 2.0**self.exponent
-
-    @property
-    def container(self) -> Any:
-        """The numpy type that codes are stored in."""
-        small, large = (np.int8, np.int16) if self.signed else (np.uint8, np.uint16)
-        return small if self.bits <= 8 else large
-
-
-def covering(low: float, high: float, bits: int) -> Format:
-    """The format with the smallest step whose codes reach from low to high; unsigned where nothing is negative."""
-    signed = low < 0
-    top = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    reach = max(high / top, -low / (top + 1), 2.0**-100)
-    exponent = math.ceil(math.log2(reach))
-    if 2.0 ** (exponent - 1) >= reach:  # log2 rounds up just above a power of two
-        exponent -= 1
-    return Format(bits, exponent, signed)
-
-
-def best(values: Array, bits: int) -> Format:
-    """The signed format of least squared rounding error on stored values: that which covers them or one of two finer ones."""
-    whole = covering(min(float(values.min()), -(2.0**-100)), float(values.max()), bits)
-    tried = [Format(bits, whole.exponent - less, True) for less in range(3)]
-    exact = values.astype(np.float64)
-    return min(tried, key=lambda f: float(np.square(codes(values, f) * f.step - exact).sum()))
-
-
-def codes(values: Array, form: Format) -> Array:
-    """Integers nearest to values / step, ties to even, clipped; int64."""
-    return np.clip(np.rint(values.astype(np.float64) / form.step), form.low, form.high).astype(np.int64)
+FINER_BITS = 4
+"""That a stored summand has beyond the grid of what it is added to: it is off by a 32nd of a step at most."""
 
 
 def roundable(model: Model) -> list[str]:
@@ -142,15 +89,18 @@ def fixed_point(
     rounding: Rounding,
     per_channel: bool = False,
     widths: Mapping[str, int] | None = None,
+    inputs: Mapping[str, int] | None = None,
 ) -> tuple[onnx.ModelProto, str]:
     """The graph with the outputs, weights and inputs of the named nodes in fixed point, and a note of what was done.
 
     Activations: one format a tensor, unsigned where nothing is negative, covering its (low, high) of `ranges`; values beyond
-    saturate. An activation function is rounded with what it follows. Weights and constants: one signed format a tensor, or
-    with `per_channel` one an output channel, rounded to the nearest code, ties to even. Biases: on the grid of the products.
-    `rounding` is that of activations. `widths` are bits of single nodes, where they are not `bits`: see `tensor_bits`. The
-    slope of a LeakyRelu becomes a fraction of 8 significant bits over a power of two. Raises PassError for Gemm with alpha or
-    beta other than 1, and where 9 to 16 bits need an opset (21) that cannot be reached.
+    saturate. An activation function is rounded with what it follows, and so is a stored summand, with the products that it is
+    added to. Weights and factors: one signed format a tensor, or with `per_channel` one an output channel, rounded to the
+    nearest code, ties to even. Biases and summands: on the grid of the products, or finer than what they are added to.
+    `rounding` is that of activations. `widths` are bits of single nodes, where they are not `bits`: see `tensor_bits`; `inputs`
+    those of inputs of the model: see `wider_inputs`. The slope of a LeakyRelu becomes a fraction of 8 significant bits over a
+    power of two. Bounds of a Clip are rounded as its results are, which changes none of those. Raises PassError for Gemm with
+    alpha or beta other than 1, and where 9 to 16 bits need an opset (21) that cannot be reached.
     """
     foreign = next((node for node in model.proto.graph.node if node.op_type in _OTHER_INTEGERS), None)
     if foreign is not None:
@@ -158,35 +108,22 @@ def fixed_point(
             "quantize", f"{foreign.op_type} computes on integers already, in a form that is not fixed point",
             "begin with the float model", node=foreign.name,
         )  # fmt: skip
-    most = max([bits, *(widths or {}).values()])
+    most = max([bits, *(widths or {}).values(), *(inputs or {}).values()])
     if most > 8 and model.opset < LONG_OPSET:
         model = _raised(model, most)
-    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel, widths or {})
+    builder = _Builder(model, ranges, frozenset(nodes), bits, rounding, per_channel, widths or {}, inputs or {})
     return builder.build()
 
 
-def tensor_bits(model: Model, nodes: Collection[str], bits: int, widths: Mapping[str, int]) -> dict[str, int]:
-    """Of every tensor, how wide it is where it is rounded.
+@dataclass(frozen=True)
+class _Grid:
+    """Where results lie that are not rounded themselves: exponents, and the greatest code, each one or one a channel.
 
-    What a node of `widths` computes has its width, and so has an activation function behind it that has none of its own. What
-    no chosen node computes, such as an input, has that of the widest of those that read it.
+    Both broadcast against the tensor.
     """
-    found: dict[str, int] = {}
-    asked: dict[str, int] = {}
-    chosen = set(nodes)
-    for node in model.proto.graph.node:
-        follows = node.op_type in (*_ACTIVATIONS, *MOVES) and node.input and node.input[0] in found
-        own = widths.get(node.name, found[node.input[0]] if follows else bits)
-        if follows or (node.name in chosen and node.op_type not in MOVES):
-            found.update(dict.fromkeys(node.output, own))
-    for node in reversed(model.proto.graph.node):
-        if node.name in chosen and node.op_type not in MOVES:
-            wanted = widths.get(node.name, bits)
-        else:
-            wanted = max((asked.get(name, 0) for name in node.output), default=0)
-        for name in node.input:
-            asked[name] = max(asked.get(name, 0), wanted)
-    return {name: wide for name, wide in asked.items() if wide} | found
+
+    exponents: Array
+    greatest: Array
 
 
 class _Builder:
@@ -201,11 +138,14 @@ class _Builder:
         rounding: Rounding,
         per_channel: bool,
         widths: Mapping[str, int],
+        inputs: Mapping[str, int],
     ) -> None:
         self.per_channel = per_channel
-        self.widths = widths
-        self.tensor_bits = tensor_bits(model, chosen, bits, widths)
+        self.told_widths = {**widths, **inputs}
+        self.widths = of_both(model, widths)
+        self.tensor_bits = {**tensor_bits(model, chosen, bits, widths), **inputs}
         self.slopes: list[str] = []
+        self.grids: dict[str, _Grid] = {}
         self.proto = model.copy_proto()
         self.graph = self.proto.graph
         self.ranges, self.chosen, self.bits, self.rounding = ranges, chosen, bits, rounding
@@ -222,10 +162,11 @@ class _Builder:
         self.made: list[onnx.NodeProto] = []
         self.widest = 0
         self.inexact: list[str] = []
+        self.dead: list[str] = []
 
     def build(self) -> tuple[onnx.ModelProto, str]:
         rounded = self._rounded()
-        self.formats = {name: covering(*self.ranges[name], self.tensor_bits.get(name, self.bits)) for name in rounded}
+        self.formats = {name: covering(*self._range(name), self.tensor_bits.get(name, self.bits)) for name in rounded}
         renamed: dict[str, str] = {}
         for name in (info.name for info in self.graph.input):
             if name in rounded:
@@ -274,6 +215,24 @@ class _Builder:
                     found.add(root)
         return found
 
+    def _range(self, name: str) -> tuple[float, float]:
+        """What a tensor's format covers; of one that was zero on all samples, what the tensor that it is made of covers.
+
+        What is rounded in front of a Relu or Clip need not reach beyond what that lets through.
+        """
+        following, last = self._behind_orders(name)
+        if following is not None and following.op_type in ("Relu", "Clip") and following.input[0] == last:
+            name = following.output[0] if following.output[0] in self.ranges else name
+        source, (low, high) = name, self.ranges[name]
+        if low or high:
+            return low, high
+        self.dead.append(name)
+        while not (low or high) and source in self.makers:
+            source = next((one for one in self.makers[source].input if one in self.ranges), "")
+            low, high = self.ranges.get(source, (0.0, 0.0))
+        wide = max(high, -low) or 1.0
+        return (0.0 if self.makers[name].op_type == "Relu" else -wide, wide) if name in self.makers else (-wide, wide)
+
     def _root(self, name: str) -> str:
         """The tensor whose values a chain of moves hands on; itself where it ends at several."""
         while name in self.makers and self.makers[name].op_type in MOVES and self.makers[name].op_type != "Concat":
@@ -285,11 +244,30 @@ class _Builder:
         return name in self.makers and self.makers[name].op_type == "DequantizeLinear"
 
     def _before_activation(self, name: str) -> bool:
-        """Whether a tensor only goes into one activation function that is rounded itself."""
-        readers = self.readers.get(name, [])
-        if name in self.outputs or name not in self.makers or len(readers) != 1:
+        """Whether a tensor only goes into one activation function that is rounded itself, or, of products, into one sum."""
+        maker = self.makers.get(name)
+        following, name = self._behind_orders(name)
+        if maker is None or following is None:
             return False
-        return readers[0].op_type in _ACTIVATIONS and readers[0].name in self.chosen and readers[0].input[0] == name
+        if following.op_type in ACTIVATIONS:
+            return bool(following.input[0] == name) and maker.op_type not in _NEEDS_ROUNDING
+        if name not in maker.output:
+            return False
+        multiplies = maker.op_type in (*WEIGHTED, "Mul") and any(self._is_float(part) for part in maker.input[:2])
+        added = following.op_type in SUMS and any(self._is_float(part) for part in following.input)
+        return multiplies and added and maker.name in self.chosen
+
+    def _behind_orders(self, name: str) -> tuple[onnx.NodeProto | None, str]:
+        """The chosen node that alone reads a tensor, behind those that keep every value once, if any; and what it reads."""
+        readers = self.readers.get(name, [])
+        while len(readers) == 1 and readers[0].op_type in _ORDERS and name not in self.outputs and readers[0].input[0] == name:
+            name = readers[0].output[0]
+            readers = self.readers.get(name, [])
+        alone = name not in self.outputs and len(readers) == 1 and readers[0].name in self.chosen
+        return (readers[0] if alone else None), name
+
+    def _is_float(self, name: str) -> bool:
+        return name in self.stored and self.stored[name].data_type == TensorProto.FLOAT
 
     def _quantise(self, source: str, result: str, form: Format) -> None:
         """Nodes that round `source` to `form`, saturating, and give it back as float."""
@@ -331,17 +309,21 @@ class _Builder:
             self._slope(node)
         if node.op_type == "LayerNormalization":
             self._normalisation(node)
+        if node.op_type == "Clip":
+            self._bounds(node)
+        if node.op_type in SUMS:
+            self._summand(node)
         bits = self.widths.get(node.name, self.bits)
         heavy = node.op_type in WEIGHTED
         places = range(2) if heavy else range(len(node.input)) if node.op_type in _WITH_CONSTANTS else ()
         formats: list[Format | None] = []
-        weight: _Weight | None = None
+        weight: Weight | None = None
         for index in places:
             name = node.input[index]
-            if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
+            if self._is_float(name):
                 values = numpy_helper.to_array(self.stored[name])
-                axis = _channel_axis(node, values.ndim) if heavy and index == 1 and self.per_channel else None
-                weight = _weight(values, bits, axis)
+                axis = channel_axis(node, values.shape) if self.per_channel and (index == 1 or not heavy) else None
+                weight = weighed(values, bits, axis)
                 container = Format(bits, 0, True).container
                 # ONNX Runtime fails on integers that two nodes share where it changes their sign at loading
                 own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
@@ -351,6 +333,11 @@ class _Builder:
         known = [form for form in formats if form is not None]
         if heavy and len(known) == len(formats):
             self._sum(node, known, weight)
+        elif node.op_type == "Mul" and weight is not None and len(known) == 1:
+            exponents = weight.exponents
+            if exponents.ndim:
+                exponents = exponents.reshape([-1 if size > 1 else 1 for size in weight.codes.shape])
+            self.grids[node.output[0]] = _Grid(exponents + known[0].exponent, np.abs(weight.codes) * reach(known[0]))
 
     def _normalisation(self, node: onnx.NodeProto) -> None:
         """Puts the scale of a LayerNormalization on a grid as a weight, and what it adds on one so fine that little is lost."""
@@ -358,10 +345,61 @@ class _Builder:
         for index, wide in ((1, bits), (2, min(bits + ADDED_BITS, EXACT_BITS))):
             name = node.input[index] if index < len(node.input) else ""
             if name in self.stored and self.stored[name].data_type == TensorProto.FLOAT:
-                held = _weight(numpy_helper.to_array(self.stored[name]), wide, None)
+                held = weighed(numpy_helper.to_array(self.stored[name]), wide, None)
                 container = Format(wide, 0, True).container if index == 1 else np.int32
                 own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
                 node.input[index] = self._stored(own, held.codes.astype(container), held.exponents, None)
+
+    def _bounds(self, node: onnx.NodeProto) -> None:
+        """Puts the bounds of a Clip on the grid of its results: rounding is monotone, so that these stay what they were."""
+        form = self.formats.get(node.output[0])
+        for index in range(1, len(node.input)):
+            name = node.input[index]
+            if form is None or not self._is_float(name):
+                continue
+            scaled = float(numpy_helper.to_array(self.stored[name])) / form.step
+            scaled = min(max(scaled, -(2.0**EXACT_BITS)), 2.0**EXACT_BITS)
+            halves = {"half_even": round(scaled), "half_up": math.floor(scaled + 0.5), "truncate": math.floor(scaled)}
+            code = halves[self.rounding]
+            if abs(code) < 2**EXACT_BITS and code != scaled:
+                end = ("low", "high")[index - 1]
+                node.input[index] = self._tensor(f"{node.output[0]}/{end}_bound", np.array(code * form.step, np.float32))
+
+    def _summand(self, node: onnx.NodeProto) -> None:
+        """Puts a stored summand on the grid of the products that it is added to, or on one finer than what is rounded."""
+        held = [index for index, name in enumerate(node.input) if self._is_float(name)]
+        if len(held) != 1:
+            return
+        name, source = node.input[held[0]], node.input[1 - held[0]]
+        values = numpy_helper.to_array(self.stored[name])
+        grid = self.grids.get(source.removesuffix("/wide"))
+        if grid is None:
+            form = self.formats.get(self._root(source))
+            exponent = -EXACT_BITS if form is None else form.exponent - FINER_BITS
+            grid = _Grid(np.asarray(exponent), np.zeros(()))
+        places = grid.exponents
+        if places.ndim:
+            values = np.broadcast_to(values, np.broadcast_shapes(values.shape, places.shape))
+        axis = next((axis for axis in range(-places.ndim, 0) if places.shape[axis] > 1), None)
+        peaks = np.abs(values).astype(np.float64)
+        others = tuple(one for one in range(-values.ndim, 0) if one != axis)
+        peaks = peaks.max(axis=others, initial=0) if axis is not None else peaks.max(initial=0)
+        places = np.maximum(places.ravel() if axis is not None else places.max(), fitting(peaks, places))
+        steps = np.exp2(places.astype(np.float64))
+        if axis is not None:
+            steps = steps.reshape(-1, *(1,) * (-axis - 1))
+        codes_held = np.rint(values / steps).astype(np.int32)
+        own = name if len(self.readers[name]) == 1 else f"{name}@{node.name}"
+        node.input[held[0]] = self._stored(own, codes_held, places, None if axis is None else values.ndim + axis)
+        if grid.greatest.any():
+            self._widen(node.name, grid.greatest + np.abs(codes_held) * steps * np.exp2(-grid.exponents.astype(np.float64)))
+
+    def _widen(self, node: str, greatest: Array) -> None:
+        """Notes how wide sums get."""
+        most = float(greatest.max(initial=0))
+        self.widest = max(self.widest, math.ceil(math.log2(most + 1)) + 1)
+        if most > 2**EXACT_BITS:
+            self.inexact.append(node)
 
     def _slope(self, node: onnx.NodeProto) -> None:
         """Makes the slope of a LeakyRelu a fraction that logic multiplies by: a few bits over a power of two."""
@@ -374,38 +412,32 @@ class _Builder:
             self.slopes.append(f"{node.name} {held.f:.6g} to {slope:.6g}")
             held.f = slope
 
-    def _sum(self, node: onnx.NodeProto, activations: list[Format], weight: _Weight | None) -> None:
+    def _sum(self, node: onnx.NodeProto, activations: list[Format], weight: Weight | None) -> None:
         """Puts the bias on the grid of the products, and notes how wide the sums of the layer can get."""
-        reach = [max(-form.low, form.high) for form in activations]
+        reaches = [reach(form) for form in activations]
         exponents = np.asarray(sum(form.exponent for form in activations))
         if weight is not None:
             exponents = exponents + weight.exponents
-        greatest = np.zeros(exponents.shape)  # in codes of the products, for each channel with a scale of its own
+            sums = np.abs(weight.codes).sum(axis=summed(node, weight.codes.ndim))
+            greatest = (sums if exponents.ndim else np.asarray(sums.max(initial=0))) * float(reaches[0])
+        else:
+            shape = self.types[node.input[0]].shape if node.input[0] in self.types else None
+            known = bool(shape) and isinstance(shape[-1], int) if shape else False
+            greatest = np.asarray(float(shape[-1]) * reaches[0] * reaches[1] if known and shape else 0.0)
         if len(node.input) > 2 and node.input[2] in self.stored:
             values = numpy_helper.to_array(self.stored[node.input[2]])
             if exponents.ndim:  # a Gemm may add one number to all channels, or a matrix
                 values = np.broadcast_to(values, (*values.shape[:-1], len(exponents)))
-            # A coarser power of two lies on the grid too; beyond 24 bits float32 could not hold the bias itself.
             peaks = np.abs(values).astype(np.float64)
             peaks = peaks.reshape(-1, len(exponents)).max(axis=0) if exponents.ndim else peaks.max(initial=0)
-            fits = np.where(peaks > 0, np.ceil(np.log2(np.where(peaks > 0, peaks, 1.0))) - EXACT_BITS + 1, exponents)
-            places = np.maximum(exponents, fits).astype(np.int64)
+            places = np.maximum(exponents, fitting(peaks, exponents))
             held = np.rint(values / np.exp2(places.astype(np.float64))).astype(np.int32)
             axis = held.ndim - 1 if places.ndim else None
             node.input[2] = self._stored(f"{node.input[2]}@{node.name}", held, places, axis)
             wide = np.abs(held) * np.exp2((places - exponents).astype(np.float64))
             greatest = greatest + (wide.reshape(-1, len(exponents)).max(axis=0) if exponents.ndim else wide.max(initial=0))
-        if weight is not None:
-            sums = np.abs(weight.codes).sum(axis=_summed(node, weight.codes.ndim))
-            greatest = greatest + (sums if exponents.ndim else sums.max(initial=0)) * reach[0]
-        else:
-            shape = self.types[node.input[0]].shape if node.input[0] in self.types else None
-            if not shape or not isinstance(shape[-1], int):
-                return
-            greatest = greatest + shape[-1] * reach[0] * reach[1]
-        self.widest = max(self.widest, math.ceil(math.log2(float(greatest.max(initial=0)) + 1)) + 1)
-        if greatest.max(initial=0) > 2**EXACT_BITS:
-            self.inexact.append(node.name)
+        self.grids[node.output[0]] = _Grid(exponents, greatest)
+        self._widen(node.name, greatest)
 
     def _stored(self, name: str, held: Array, exponents: Array, axis: int | None) -> str:
         result = f"{name}/fixed"
@@ -441,13 +473,15 @@ class _Builder:
         self.graph.initializer.extend(kept)
 
     def _note(self) -> str:
-        apart = f" ({_few([f'{name} {wide}' for name, wide in self.widths.items()])})" if self.widths else ""
+        apart = f" ({_few([f'{name} {wide}' for name, wide in self.told_widths.items()])})" if self.told_widths else ""
         told = f"{self.bits} bits{apart}, {self.rounding.replace('_', ' ')}; sums of up to {self.widest} bits"
         if self.inexact:
             told += (
                 f", more than the {EXACT_BITS} that float32 sums exactly, in {_few(self.inexact)}: "
                 "the last bit may differ from integer logic"
             )
+        if self.dead:
+            told += f"; zero on all samples, so that their ranges are guesses: {_few(sorted(self.dead))}; give others"
         if self.slopes:
             told += f"; slopes rounded to {SLOPE_BITS} bits: {_few(self.slopes)}"
         return told
@@ -455,44 +489,6 @@ class _Builder:
 
 def _few(told: Sequence[str]) -> str:
     return ", ".join(told[:3]) + (f" and {len(told) - 3} more" if len(told) > 3 else "")
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """A stored tensor: integer codes, and the exponents of their steps: one, or one for each output channel."""
-
-    codes: Array
-    exponents: Array
-
-
-def _weight(values: Array, bits: int, axis: int | None) -> _Weight:
-    if not values.size:
-        return _Weight(values.astype(np.int64), np.asarray(0))
-    if axis is None:
-        form = best(values, bits)
-        return _Weight(codes(values, form), np.asarray(form.exponent))
-    rows = np.moveaxis(values, axis, 0)
-    forms = [best(row, bits) for row in rows]
-    held = np.stack([codes(row, form) for row, form in zip(rows, forms, strict=True)])
-    return _Weight(np.moveaxis(held, 0, axis), np.array([form.exponent for form in forms]))
-
-
-def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
-    """The axis of output channels in a layer's weight; None where it has none for all of them (grouped deconvolution)."""
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)):
-        return 0
-    return rank - 1 if node.op_type in ("Gemm", "MatMul") and rank == 2 else None
-
-
-def _summed(node: onnx.NodeProto, rank: int) -> tuple[int, ...]:
-    """Axes of a weight whose products go into one sum."""
-    if node.op_type == "Conv":
-        return tuple(range(1, rank))
-    if node.op_type == "ConvTranspose":
-        return (0, *range(2, rank))
-    if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
-        return (1,)
-    return (max(0, rank - 2),)
 
 
 def _raised(model: Model, bits: int) -> Model:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import graph as graphs
 from .errors import MissingExtra, Unsupported
-from .fixed import EXACT_BITS
+from .fixed_widths import EXACT_BITS
 from .integer_program import Codes, Integers, Move, Operation, Rounding, Shape, read
 from .model import Model
 
@@ -121,11 +121,20 @@ class Draft:
         """The graph's shape of a tensor, which has to be static."""
         kind = self.types.get(name)
         if kind is None or kind.shape is None:
-            raise self.refuse(node, f"the shape of {name!r} is not known", "give --shape INPUT=1x...")
+            raise self.refuse(node, f"the shape of {name!r} is not known", self.static_hint())
         if not all(isinstance(size, int) for size in kind.shape):
             shown = "x".join(map(str, kind.shape))
-            raise self.refuse(node, f"{name!r} has the dynamic shape {shown}; logic has a fixed one", "give --shape INPUT=1x...")
+            raise self.refuse(node, f"{name!r} has the dynamic shape {shown}; logic has a fixed one", self.static_hint())
         return tuple(int(size) for size in kind.shape)
+
+    def static_hint(self) -> str:
+        """The options that make the shapes of inputs static; logic takes one inference at a time."""
+        asked = []
+        for info in self.proto.graph.input:
+            shape = self.types[info.name].shape if info.name not in self.stored else None
+            if shape and not all(isinstance(size, int) for size in shape):
+                asked.append(f"--shape {info.name}=" + "x".join(["1", *(str(size) for size in shape[1:])]))
+        return f"give {' '.join(asked)}" if asked else "give --shape INPUT=1x..."
 
     def source(self, node: onnx.NodeProto, index: int = 0) -> Codes:
         """The computed codes that a node reads at one place."""

@@ -243,8 +243,9 @@ def _round(draft: Draft, node: onnx.NodeProto, how: Rounded, inputs: dict[str, R
         if not shape or shape[0] != 1:
             shown = "x".join(map(str, shape)) or "scalar"
             raise draft.refuse(
-                node, f"input {how.source!r} is {shown}; allowed: a first axis of 1, the batch", "give --shape INPUT=1x..."
-            )
+                node, f"input {how.source!r} is {shown}; allowed: a first axis of 1, the batch",
+                f"give --shape {how.source}={'x'.join(map(str, (1, *shape[1:])))}",
+            )  # fmt: skip
         codes = Codes(how.source, inner(shape), how.exponent, how.low, how.high)
         if draft.tensors.setdefault(how.source, codes) != codes or inputs.setdefault(how.source, how.rounding) != how.rounding:
             raise draft.refuse(node, f"input {how.source!r} is rounded in two ways; allowed: one", FIXED_HINT)

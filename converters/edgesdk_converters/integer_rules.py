@@ -269,6 +269,14 @@ def argmax(draft: Draft, node: onnx.NodeProto) -> None:
     draft.known[made.name] = draft.add(node, operation, made)
 
 
+def batch_norm(draft: Draft, node: onnx.NodeProto) -> None:
+    """None is left where a model was made fixed point by this SDK, unless it was kept or counts on its batch."""
+    if options(node).get("training_mode", 0):
+        told = "training_mode = 1: its statistics are those of each batch"
+        raise draft.refuse(node, told, "export the model for evaluation, in torch after model.eval()")
+    raise draft.refuse(node, "its statistics are float: they were rounded nowhere", FIXED_HINT)
+
+
 def _like(draft: Draft, source: Codes, made: Codes) -> None:
     """What is clipped or chosen lies on the grids that it came from."""
     if source.name in draft.reaches:
@@ -280,13 +288,14 @@ RULES: Mapping[str, Callable[[Draft, onnx.NodeProto], None]] = {
     "Div": divide, "Neg": negate, "Relu": clip, "Clip": clip, "LeakyRelu": leaky, "MaxPool": pool, "AveragePool": pool,
     "GlobalAveragePool": global_pool, "GlobalMaxPool": global_pool,
     "ReduceMean": reduce, "ReduceSum": reduce, "ReduceMax": reduce,
-    "ArgMax": argmax, "Softmax": tables.softmax, "LayerNormalization": norm.layer_norm,
+    "ArgMax": argmax, "Softmax": tables.softmax, "LayerNormalization": norm.layer_norm, "BatchNormalization": batch_norm,
     **dict.fromkeys(tables.FUNCTIONS, tables.function), **dict.fromkeys(moves.OPERATORS, moves.move),
 }  # fmt: skip
 _RECURRENT = ("its state goes around inside one node, where nothing says how it is rounded", "unroll it into layers")
 REASONS: Mapping[str, tuple[str, str]] = {
     "PRelu": ("its slope for each channel has no integer form here", "train with LeakyRelu or Relu instead"),
-    "BatchNormalization": ("its statistics are float: they were rounded nowhere", "fold it into the layer before it"),
+    "LogSoftmax": ("there is no exact integer form of this operator", "end with Softmax, or before it: the greatest stays so"),
+    "Cast": ("there is no exact integer form of this operator", "begin behind it, or end before it, in float32"),
     "ConvTranspose": ("a transposed convolution has no integer form here", "resize by nearest and convolve"),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _RECURRENT),
     **dict.fromkeys(

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from . import graph, qdq
-from .batch_norm import merged
+from .affine import merged
 from .errors import MissingExtra, ModelError, PassError
+from .fixed_inputs import settled
+from .fixed_widths import MOVES
 from .model import Model, Step
 from .observe import Method, observe
 from .passes import Given
@@ -29,6 +31,7 @@ LEARNING = ("u8s8", "s8s8", "tensorrt", "fixed")
 WIDTHS: Mapping[str, Sequence[int]] = {"weights": (4, 8), "stored": range(2, 9), "fixed": range(2, 17)}
 """Of the flavours that know others than 8 bits."""
 PER_CHANNEL_OPSET = 13
+LISTED_NODES = 30
 _OTHER_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 _SMALL_INTEGERS = (
     onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16, onnx.TensorProto.INT4,
@@ -138,14 +141,18 @@ class Quantize:
         model = named(model)
         if self.flavour == "fixed":
             asked = (*self.keep, *self.only, *self.node_bits)
-            model = joined(merged(model, asked), asked)
+            _refuse_other_floats(model)
+            model = merged(joined(model, asked), (*self.keep, *self.only), self.node_bits)
         nodes = self.nodes(model)
         if not nodes:
             wanted = "weighted layers" if self.flavour != "dynamic" else "Gemm or MatMul nodes with constant weights"
             told = f"no {wanted} in {model.name} to quantise"
             if found := weighted(model):
                 told += f"; its {len(found)} layers are kept, are no float32, or too small to gain anything"
-            raise PassError(self.name, told, "take --precision fp32 or fp16")
+            hint = "take --precision fp32 or fp16"
+            if self.flavour == "fixed":
+                hint = "fixed point is for networks with Conv, Gemm or MatMul and stored float32 weights"
+            raise PassError(self.name, told, hint)
         proto, note = self._quantised(model, nodes, given)
         left = len(weighted(model)) - len([node for node in nodes if node in weighted(model)])
         told = f"{self.flavour}: {len(weighted(model)) - left} weighted layers quantised, {left} left in float"
@@ -193,13 +200,14 @@ class Quantize:
         return [name for name in self.nodes(model) if name in heavy]
 
     def _check_names(self, model: Model) -> None:
-        known = {node.name for node in model.proto.graph.node}
+        known = {node.name: node for node in model.proto.graph.node}
         for option, names in (("keep", self.keep), ("only", self.only), ("widths", tuple(self.node_bits))):
             for name in names:
                 if name not in known:
-                    raise PassError(
-                        self.name, f"{option} names the node {name!r}, which is not there", "edgesdk inspect MODEL lists nodes"
-                    )
+                    layers = weighted(model)
+                    others = [one for one, node in known.items() if one not in layers and node.op_type not in MOVES]
+                    told = f"{option} names the node {name!r}, which is not there, or was folded or merged into another"
+                    raise PassError(self.name, f"{told}; there are {_some([*layers, *others])}", "name one of these")
 
     def _quantised(self, model: Model, nodes: Sequence[str], given: Given) -> tuple[onnx.ModelProto, str]:
         if self.flavour == "dynamic":
@@ -221,20 +229,25 @@ class Quantize:
                 raise PassError(self.name, f"widths names the node {name!r}, which is not quantised",
                                 "name layers, activation functions, sums: nodes that compute")  # fmt: skip
 
-        def observed(bits: int) -> Mapping[str, tuple[float, float]]:
-            return observe(
-                model, given.train, method=self._ranges(bits), percentile=self.percentile, bits=bits,
-                symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
-            )  # fmt: skip
+        def observed(source: Model, bits: int) -> Mapping[str, tuple[float, float]]:
+            method = self._ranges(bits)
+            key = source.digest, method, bits if method == "mse" else 0
+            if key not in seen:
+                seen[key] = observe(
+                    source, given.train, method=method, percentile=self.percentile, bits=bits,
+                    symmetric=form is not None and form.symmetric, progress=given.progress, cache=given.cache,
+                )  # fmt: skip
+            return seen[key]
 
-        ranges = dict(observed(self.bits))
-        if widths:
-            from .fixed import tensor_bits
-
-            wide = tensor_bits(model, nodes, self.bits, widths)
-            for bits in sorted(set(widths.values()) - {self.bits}):
-                ranges |= {name: ends for name, ends in observed(bits).items() if wide.get(name) == bits}
-        note = f"; {self.ranges} ranges from {len(given.train)} of {given.train.origin}"
+        seen: dict[tuple[str, str, int], Mapping[str, tuple[float, float]]] = {}
+        inputs: Mapping[str, int] = {}
+        scaled = ""
+        if form is None:
+            narrowing = self.calibration == "auto"
+            inputs, ranges, scaled = settled(model, nodes, given.train, self.bits, widths, observed, narrowing=narrowing)
+        else:
+            ranges = dict(observed(model, self.bits))
+        note = f"; {self.ranges} ranges from {len(given.train)} of {given.train.origin}{scaled}"
 
         floats = {node.input[0] for node in model.proto.graph.node if node.name.endswith(graph.ROTATION)}
 
@@ -243,8 +256,9 @@ class Quantize:
                 from .fixed import fixed_point
 
                 proto, told = fixed_point(
-                    source, ranges, nodes, bits=self.bits, rounding=self.rounding, per_channel=self.per_channel, widths=widths
-                )
+                    source, ranges, nodes, bits=self.bits, rounding=self.rounding, per_channel=self.per_channel, widths=widths,
+                    inputs=inputs,
+                )  # fmt: skip
                 return proto, f"; {told}"
             static = self._run(
                 lambda: qdq.static(source.copy_proto(), form, ranges, nodes, reduce_range=self.reduce_range, floats=floats)
@@ -307,6 +321,19 @@ def named(model: Model) -> Model:
 def weighted(model: Model) -> list[str]:
     """Names of the nodes that do matrix work with stored weights, in graph order."""
     return [node.name for node in _with_constant_weights(model)]
+
+
+def _refuse_other_floats(model: Model) -> None:
+    """Raises PassError for the first layer of half or double floats: a network of which a part stays so is no fixed point."""
+    other = _of_other_floats(model)
+    types = {name: kind.elem_type for name, kind in graph.value_types(model.proto.graph).items()}
+    for node in model.proto.graph.node:
+        if node.op_type in qdq.WEIGHTED and node.name in other:
+            kind = next(types[name] for name in (*node.input, *node.output) if types.get(name) in _OTHER_FLOATS)
+            raise PassError(
+                "quantize", f"{node.op_type} computes in {graph.numpy_name(kind)}; fixed point begins with float32",
+                "export the model in float32, in torch after model.float()", node=node.name,
+            )  # fmt: skip
 
 
 def _of_other_floats(model: Model) -> set[str]:
@@ -382,6 +409,10 @@ def _with_constant_weights(model: Model) -> list[onnx.NodeProto]:
     return [
         node for node in model.proto.graph.node if node.op_type in qdq.WEIGHTED and any(name in stored for name in node.input[:2])
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED_NODES]) + (f" and {len(names) - LISTED_NODES} more" if len(names) > LISTED_NODES else "")
 
 
 def _listed(values: Sequence[int]) -> str:

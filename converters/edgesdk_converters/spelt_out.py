@@ -26,6 +26,8 @@ except ImportError as _error:
 Array = NDArray[Any]
 OPSETS = {"LayerNormalization": 17, "Gelu": 20}
 """The first with these operators."""
+CLIP_OPSET = 12
+"""The first whose Clip takes what it does from inputs, for every type of number."""
 CLOSE = 1e-4
 """How far, relative to it, a stored number may be from the square root of two: half floats are."""
 
@@ -36,14 +38,39 @@ def joined(model: Model, keep: Collection[str] = ()) -> Model:
     ReduceMean, Sub, Pow or Mul, ReduceMean, Add, Sqrt, Div[, Mul[, Add]] over the last axis: LayerNormalization;
     Div or Mul by the square root of two or its inverse, Erf, Add 1, Mul, Mul by a half: Gelu.
     Chains of which something else is read, and those with a node named in `keep`, stay, and so do all of an operator that the
-    model's opset does not have where it cannot be raised.
+    model's opset does not have where it cannot be raised. Max and Min of a stored number become the Clip that they are.
     """
+    model = _bounded(model, keep)
     for kind in OPSETS:
         chains = _chains(model, kind, keep)
         raised = _raised(model, OPSETS[kind]) if chains else None
         if raised is not None:
             model = _rewritten(raised, chains if raised is model else _chains(raised, kind, keep))
     return model
+
+
+def _bounded(model: Model, keep: Collection[str]) -> Model:
+    """The model with Max and Min of a tensor and one stored number as Clip."""
+    if model.opset < CLIP_OPSET:
+        return model
+    proto = model.copy_proto()
+    graph = _Graph(model)
+    fresh = fresh_names(proto)
+    count = 0
+    for node in proto.graph.node:
+        if node.op_type not in ("Max", "Min") or node.name in keep or len(node.input) != 2:
+            continue
+        held = [graph.values(name) for name in node.input]
+        bounds = [values for values in held if values is not None and values.size == 1 and values.dtype == np.float32]
+        source = [name for name, values in zip(node.input, held, strict=True) if values is None]
+        if len(bounds) != 1 or len(source) != 1 or bounds[0].ndim > graph.ranks.get(source[0], 0):
+            continue
+        bound = fresh(f"{node.output[0]}/bound")
+        proto.graph.initializer.append(numpy_helper.from_array(bounds[0].reshape(()), bound))
+        read = [source[0], bound] if node.op_type == "Max" else [source[0], "", bound]
+        node.CopyFrom(helper.make_node("Clip", read, list(node.output), name=node.name))
+        count += 1
+    return model.changed(proto, Step("join Clip", note=f"{count} Max or Min, each a Clip now")) if count else model
 
 
 def _rewritten(model: Model, chains: list[_Chain]) -> Model:

@@ -29,6 +29,7 @@ from .terminal import progress as _progress
 from .terminal import show as _show
 
 _SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target, or of a pass.")
+_OPTION = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the target.")
 _FALLBACK = click.option("--allow-fallback", is_flag=True, help="Run on the CPU where the asked provider is missing.")
 _THREADS = click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0: what the bundle was made for.")
 
@@ -280,7 +281,7 @@ def measure(
 @click.option("--runtime", default="", help="Another than the target's own: ncnn, ncnn-vulkan, onnxruntime, tensorrt, …")
 @click.option("--fit", type=_PATH, help="What edgesdk fit wrote from figures of your own.")
 @_SHAPE
-@_SET
+@_OPTION
 @_JSON
 def estimate(model: str | None, as_json: bool, **given: Any) -> None:
     """Estimate what MODEL (or a layer list .json, or dense:16-64-5@8bit) will cost on a device, without running it."""

@@ -144,7 +144,7 @@ class Asking:
                 clock_mhz: float = make(None, way.device, way.settings).clock_mhz  # type: ignore[attr-defined]
                 totals[LATENCY] = comparing_logic.latency(way.device, clock_mhz, totals)
                 told, refused = comparing_logic.fits(device_profile(way.device), totals, way.runtime == "hls4ml")
-                notes = (*notes, *told)
+                notes = tuple(dict.fromkeys((*notes, *told)))
         cells = self._cells(way, precision, totals, refused)
         rows = (*(row for row in report.rows if row.layer is None and row.name != LATENCY), cells[LATENCY])
         return Entry(way, precision, cells, (*rows, *(row for row in report.rows if row.layer)), refused, notes)
@@ -163,7 +163,7 @@ class Asking:
         has_threads = not way.target or "threads" in {one.name for one in fields_of(make(None, way.device))}
         return estimating.of_layers(
             subject.name, subject.layers, device=way.device, precision=precision, settings=way.settings,
-            threads=self.threads if has_threads else 0, runtime=self.runtime,
+            threads=self.threads if has_threads else 0, runtime=self.runtime, model=subject.model,
         )  # fmt: skip
 
     def _cells(self, way: Way, precision: str, totals: Mapping[str, Figure], refused: str) -> dict[str, Figure]:

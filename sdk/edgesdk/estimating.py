@@ -14,6 +14,7 @@ from edgesdk_converters.errors import DeviceError, RecipeError, TargetError
 from edgesdk_targets import device as devices
 from edgesdk_targets import efficiency
 from edgesdk_targets.figure import counted
+from edgesdk_targets.fpga.dense_spec import check_settings
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Target, make
 
@@ -43,19 +44,19 @@ def estimate(
 ) -> Report:
     """What a model, a layer list in JSON, or a line like `dense:16-64-32-5@8bit` will cost on a device, without running it.
 
-    `runtime` is another than the target's own (ncnn, ncnn-vulkan, tensorrt, onnxruntime, …), `threads` 0 all cores; `fit` a file
-    that `edgesdk fit` wrote. Phones, which have no target, are estimated in ncnn. Every figure has its interval. Raises
-    DeviceError, TargetError, ModelError.
+    An FPGA takes of a model in fixed point its own integers. `runtime` is another than the target's own (ncnn, ncnn-vulkan,
+    tensorrt, onnxruntime, …), `threads` 0 all cores; `fit` a file that `edgesdk fit` wrote. Phones, which have no target, are
+    estimated in ncnn. Every figure has its interval. Raises DeviceError, TargetError, ModelError.
     """
-    from .sources import open_layers
-
     if isinstance(model, str) and model.startswith("dense:"):
         if target is None and device is not None and is_phone(device):
             raise TargetError(f"{device} is estimated with models; {model!r} is for fpga", "give a model, or an FPGA as --device")
+        check_settings(model, settings or {})
         backend, precision = _asked(target, device, precision, settings, threads, fit)
-        return Report(model, backend.name, backend.device.name, "", backend.estimate_text(model))
+        rows = backend.estimate_text(model)
+        return Report(model, backend.name, backend.device.name, "", rows, notes=backend.estimate_notes(rows, model))
     return _estimated(
-        lambda: open_layers(model, shapes=shapes), target, device, precision, settings, threads, runtime, fit
+        lambda: _opened(model, shapes), target, device, precision, settings, threads, runtime, fit
     )  # fmt: skip
 
 
@@ -68,13 +69,30 @@ def of_layers(
     settings: Mapping[str, str] | None = None,
     threads: int = 0,
     runtime: str = "",
+    model: Model | None = None,
 ) -> Report:
-    """The same of layers that were read already: what one network costs on many devices is asked with them."""
-    return _estimated(lambda: (name, tuple(layers)), None, device, precision, settings, threads, runtime, None)
+    """The same of layers that were read already: what one network costs on many devices is asked with them.
+
+    `model` is the network itself where it is at hand, whose layers these are.
+    """
+    return _estimated(lambda: (name, tuple(layers), model), None, device, precision, settings, threads, runtime, None)
+
+
+Opened = tuple[str, tuple["Layer", ...], "Model | None"]
+"""Name, layers, and the model that they are of; None for a layer list."""
+
+
+def _opened(source: str | os.PathLike[str] | Model, shapes: Mapping[str, Sequence[int]] | None) -> Opened:
+    from .sources import open_layers, open_model
+
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".json"):
+        return (*open_layers(source), None)
+    model = open_model(source, shapes=shapes)
+    return (*open_layers(model), model)
 
 
 def _estimated(
-    opened: Callable[[], tuple[str, tuple[Layer, ...]]],
+    opened: Callable[[], Opened],
     target: str | None,
     device: str | None,
     precision: str,
@@ -92,7 +110,7 @@ def _estimated(
         return _of_phone(opened, device, precision, threads, runtime, fit)
     # threads are an option of the target's own runtime; another has them of itself
     backend, precision = _asked(target, device, precision, settings, 0 if runtime else threads, fit)
-    name, layers = opened()
+    name, layers, model = opened()
     threads = threads or int(getattr(backend, "threads", 0))
     given = _precision(layers, precision)
     fitted = None if fit is None or _is_toml(fit) else _fitted(fit)
@@ -100,8 +118,11 @@ def _estimated(
     computes_on = _backend(way, backend.device, fitted)
     if runtime or fitted is not None:
         rows = _modelled(layers, backend.device, way, computes_on, threads, given, fitted)
+    elif model is not None:
+        rows = backend.estimate_model(model, layers, precision)
     else:
         rows = backend.estimate(layers, precision)
+    told = () if runtime or fitted is not None else backend.estimate_notes(rows, model)
     sums = total(layers)
     rows = (
         *rows,
@@ -114,7 +135,7 @@ def _estimated(
         rows = (*rows, *efficiency.shares(rows, sums.macs, backend.device, precision=given, on_gpu=on_gpu, threads=threads))
     only = backend.device.estimate_only
     notes = (f"nothing can be exported to {backend.device.name}: {only}",) if only else ()
-    return Report(name, backend.name, backend.device.name, "", rows, notes=notes)
+    return Report(name, backend.name, backend.device.name, "", rows, notes=(*notes, *told))
 
 
 def _asked(
@@ -144,7 +165,7 @@ def _is_published(device: str) -> bool:
 
 
 def _of_phone(
-    opened: Callable[[], tuple[str, tuple[Layer, ...]]],
+    opened: Callable[[], Opened],
     device: str,
     precision: str,
     threads: int,
@@ -154,7 +175,7 @@ def _of_phone(
     from edgesdk_targets.estimate import published_profile
 
     profile = published_profile(device)
-    name, layers = opened()
+    name, layers, _ = opened()
     fitted, way, given = _fitted(fit), runtime or PHONES_RUNTIME, _precision(layers, precision or "fp32")
     rows = _modelled(layers, profile, way, _backend(way, profile, fitted), threads, given, fitted)
     return Report(name, "", device, "", rows, notes=(f"nothing can be exported to {device}: {profile.estimate_only}",))

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy, fields
-from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError
+from edgesdk_converters.errors import ContractBroken, DeviceError, ModelError, RecipeError, TargetError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
+from edgesdk_targets import efficiency, runner
 from edgesdk_targets import link as links
-from edgesdk_targets import runner
 from edgesdk_targets.bundle import Bundle, Manifest
-from edgesdk_targets.figure import counted
+from edgesdk_targets.figure import Figure, counted
+from edgesdk_targets.measure import peak_memory_bytes
 from edgesdk_targets.report import Report
 from edgesdk_targets.target import Segment, Target, make
 
@@ -29,7 +30,7 @@ from .ranking import Basis, Ranking, basis, told
 from .sources import open_model
 from .split_choice import Asked, head_of, split_export, tail_of
 from .splitting import Cutting, Pair, Splitting
-from .trial import INTEGER, Trial, known_of, source_size
+from .trial import INTEGER, Trial, artefact_size, known_of, source_size
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -211,6 +212,8 @@ def prepare(
     source = open_model(model, shapes=shapes, constants=constants, weights=weights, processing=processing)
     if not source.signature.inputs:
         raise ModelError(f"{source.name} has no inputs, so its answer is a constant; at least one is needed")
+    if tail is None:
+        _refuse_early(backend, candidates, source, progress)
     if given is None and tail is None:
         candidates = choose.fitting(candidates, source)
     over = None if link is None else _link(link, split, bottleneck, given)
@@ -232,27 +235,60 @@ def prepare(
             tail = tail.in_float()
         head = head_of(candidates, given, 1 + len(shrinking), backend, by)
         head = replace(head, asked=on is not None)
-        return _split(head, tail, candidates[0].recipe, how, trial, begin)
+        return _to_its_end(_split(head, tail, candidates[0].recipe, how, trial, begin), begin)
 
     def build(candidate: Candidate) -> Attempt:
         return _build(candidate, backend, trial, begin)
 
     made = _completed(choose.choose(candidates, build, trial, backend, by, asked=on is not None), backend, progress)
     smaller = any(step.name in SMALLER for step in made.recipe.whole)
-    return _beside_source(made, backend, trial, by, asked=on is not None) if smaller and by != "estimated" else made
+    if smaller and by != "estimated":
+        made = _beside_source(made, backend, trial, by, asked=on is not None)
+    return _to_its_end(made, begin)
 
 
 def _completed(made: Prepared, backend: Target, progress: Callable[[str], None]) -> Prepared:
     """With what the target's own tools make and say of it."""
     draft = bundles.draft(Path(made.manifest.name), made.manifest, made.files)
     found = backend.complete(draft, progress)
-    report = replace(made.report, rows=(*made.report.rows, *found.rows), notes=(*made.report.notes, *found.notes))
-    return replace(made, files={**made.files, **found.files}, report=report)
+    files = {**made.files, **found.files}
+    rows = _with(made.report.rows, artefact_size(backend, files, made.manifest.runtime))
+    rows = _with(rows, *efficiency.compression(rows))
+    report = replace(made.report, rows=(*rows, *found.rows), notes=(*made.report.notes, *found.notes))
+    return replace(made, files=files, report=report)
+
+
+def _to_its_end(made: Prepared, begin: float) -> Prepared:
+    """With the time and memory of all of it: they were noted when the artefact was held against its source."""
+    now = {"export_s": time.perf_counter() - begin, "export_peak_memory_bytes": peak_memory_bytes()}
+    rows = tuple(replace(row, value=now[row.name]) if row.name in now else row for row in made.report.rows)
+    return replace(made, report=replace(made.report, rows=rows))
+
+
+def _with(rows: Sequence[Figure], *newer: Figure) -> tuple[Figure, ...]:
+    """The rows, those of the whole that have the name of a newer one replaced by it."""
+    named = {row.name: row for row in newer}
+    return tuple(named.get(row.name, row) if row.layer is None and row.segment == "whole" else row for row in rows)
+
+
+def _refuse_early(backend: Target, candidates: Sequence[Candidate], model: Model, progress: Callable[[str], None]) -> None:
+    """Raise what the target would say of the model after minutes of passes, where it says so of every candidate."""
+    progress(f"checking the source against {backend.device.name}")
+    refused: list[TargetError | RecipeError] = []
+    for candidate in candidates:
+        try:
+            backend.check_source(model, candidate.recipe.whole)
+        except (TargetError, RecipeError) as error:
+            refused.append(error)
+    if len(refused) == len(candidates):
+        raise refused[0]
 
 
 def _split(head: Asked, tail: Asked, first: Recipe, how: Splitting, trial: Trial, begin: float) -> Prepared:
     """The export of a network in two parts; `first` has the passes before the cut, and the cut where it is known."""
     cutting = Cutting((head.backend, tail.backend), head.before, first.split, how, trial)
+    for part, plain in zip((head, tail), cutting.plain, strict=True):  # a part is known once it is cut, and not before
+        _refuse_early(part.backend, part.candidates, plain, trial.progress)
     stated = trial.contract.max_relative_error
 
     def finish(pair: Pair) -> Prepared:

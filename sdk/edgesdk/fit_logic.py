@@ -52,9 +52,8 @@ def of_bundles(texts: Sequence[str], progress: Callable[[str], None]) -> list[tu
 
 
 def _record(bundle: Bundle, folder: Path) -> Record:
-    from edgesdk_targets.fpga import evidence, vendor_reports
-    from edgesdk_targets.fpga.hls4ml_estimate import layers_of
-    from edgesdk_targets.fpga.hls4ml_fit import Record
+    from edgesdk_targets.fpga import evidence, flow_hls4ml, vendor_reports
+    from edgesdk_targets.fpga.hls4ml_fit import Record, check_possible
 
     config, where = bundle.manifest.runtime.config, bundle.path.name
     if config.get("flow") != "hls4ml":
@@ -66,10 +65,13 @@ def _record(bundle: Bundle, folder: Path) -> Record:
             f"{where}: there is no folder {folder}", "edgesdk build it where the tool is, or give BUNDLE.edge=FOLDER"
         )
     measured = _measured(vendor_reports.project_figures(folder, bundle.manifest.device))
-    return Record(
-        layers_of(evidence.program_of(bundle)), measured, int(config["reuse_factor"]), config["strategy"],
+    layers = flow_hls4ml.layers_on_device(evidence.program_of(bundle), config["backend"])
+    found = Record(
+        layers, measured, int(config["reuse_factor"]), config["strategy"],
         float(config["clock_ns"]), config["io_type"], config["part"],
     )  # fmt: skip
+    check_possible(found, where)
+    return found
 
 
 def _measured(rows: Sequence[Figure]) -> dict[str, float]:

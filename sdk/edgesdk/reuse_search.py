@@ -8,14 +8,16 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgesdk_converters.errors import DeviceError, RecipeError
 from edgesdk_targets import runner
 from edgesdk_targets.figure import Figure
-from edgesdk_targets.fpga import resources
+from edgesdk_targets.fpga import flow_hls4ml, resources
 from edgesdk_targets.fpga import reuse as factors
-from edgesdk_targets.fpga.dense_spec import parse
+from edgesdk_targets.fpga.dense_spec import check_settings, parse
+from edgesdk_targets.fpga.hls4ml_constants import read_constants
 from edgesdk_targets.fpga.hls4ml_estimate import count, in_bram18, layers_from_cost
 from edgesdk_targets.fpga.target import Fpga
 from edgesdk_targets.target import device_profile, make
@@ -72,7 +74,7 @@ class ReuseSearch:
     `choices` has those beyond the limits too, of which at least one is within; `taken` has the fewest cycles within them, `safe`
     the fewest of those whose intervals are within as well. `complete` is whether all choices were tried. `common` are the ways
     in which every choice is unlike the estimator's data. `export` is the command that makes what was taken; where the network is
-    no model yet its words name MODEL.onnx. It is empty where no export has so many bits. `notes` are of what was taken.
+    no model yet its words name MODEL.onnx. It is empty where no export has such bits. `notes` are of what was taken.
     """
 
     model: str
@@ -133,21 +135,21 @@ def reuse(
     given = dict(settings or {})
     target = _target(device, given)
     name, network, exported = _network(model, target, given, shapes, progress)
-    folding = _layers(network, target.strategy)
+    folding = _layers(network, target.strategy, target.io_type)
     capacity = resources.capacities(target.device)
     bounds = {"cycles": wanted["cycles"]} if "cycles" in wanted else {}
     bounds |= {one: min(wanted.get(one, math.inf), float(capacity[one].have)) for one in PART}
     estimator = _Estimator(network, target, progress)
-    ways = math.prod(len(factors.legal(layer.n_in, layer.n_out)) for layer in folding)
+    ways = math.prod(len(layer.legal) for layer in folding)
     found = factors.search(folding, estimator)
     if not any(_is_within(point.value, bounds) for point in found):
         factors.search(folding, estimator, bounds)  # whose error names the limit and what comes nearest to it
     choices = tuple(_choices(found, bounds, capacity, estimator))
     taken = next(choice for choice in choices if choice.best)
-    bits = max(layer.weight_bits for layer in network)
+    bits, has_widths = max(layer.weight_bits for layer in network), bool(target.activation_bits or target.accumulator_bits)
     if name.startswith(DENSE):
         given["bits"] = str(bits)
-    export = _command(exported, target, given, shapes or {}, taken.reuse_factors) if bits in BITS else ""
+    export = _command(exported, target, given, shapes or {}, taken.reuse_factors) if bits in BITS and not has_widths else ""
     needs = {row.name: row.interval for row in taken.figures if row.name in PART and row.interval is not None}
     return ReuseSearch(
         name, target.device.name, target.device.get("part", str) or "", target.strategy, 1e3 / target.clock_mhz, folding,
@@ -160,6 +162,7 @@ class _Estimator:
 
     def __init__(self, network: Sequence[FixedLayer], target: Fpga, progress: Callable[[str], None]) -> None:
         self._network, self._target, self._progress = network, target, progress
+        self._constants = read_constants(Path(target.constants)) if target.constants else None
         self._known: dict[tuple[int, ...], tuple[Figure, ...]] = {}
         self._told = time.monotonic() + QUIET_S
 
@@ -185,7 +188,7 @@ class _Estimator:
         target = self._target
         return count(
             self._network, reuse_factors=given, strategy=target.strategy, clock_ns=1e3 / target.clock_mhz, io_type=target.io_type,
-            part=target.device.get("part", str) or "",
+            part=target.device.get("part", str) or "", constants=self._constants,
         )  # fmt: skip
 
 
@@ -215,26 +218,35 @@ def _network(
     A model is folded first, as an export does it: so layers have the names of the nodes that hls4ml gets.
     """
     text = os.fspath(model) if isinstance(model, (str, os.PathLike)) else ""
+    widths = target.activation_bits, target.accumulator_bits
     if text.startswith(DENSE):
-        if "bits" in given:
-            raise RecipeError(f"{text} says its bits itself, --set bits={given['bits']} would say them again", "leave it out")
-        network = parse(text)
+        check_settings(text, given)
+        network = parse(text, *widths)
         return text, network, STAND_IN
     if text.endswith(".json"):
         from .sources import open_layers
 
         name, records = open_layers(text)
-        return name, layers_from_cost(records, target.bits), STAND_IN
+        return name, layers_from_cost(records, target.bits, *widths), STAND_IN
     from edgesdk_converters.cost import layers
 
     from .cut_table import opened
 
-    folded = opened(model, shapes=shapes, fold=True, progress=progress)
-    return folded.name, layers_from_cost(layers(folded), target.bits), text or f"{folded.name}.onnx"
+    source = opened(model, shapes=shapes, fold=False, progress=progress)
+    if target.is_quantised(source):
+        target.check_widths(f"{source.name} has integers of its own")
+        if "bits" in given:
+            raise RecipeError(f"{source.name} is quantised, --set bits={given['bits']} would say its bits again", "leave it out")
+        return source.name, flow_hls4ml.layers_on_device(target.program(source), target.backend), text or f"{source.name}.onnx"
+    folded = opened(source, shapes=shapes, fold=True, progress=progress)
+    return folded.name, layers_from_cost(layers(folded), target.bits, *widths), text or f"{folded.name}.onnx"
 
 
-def _layers(network: Sequence[FixedLayer], strategy: str) -> tuple[factors.Layer, ...]:
-    """What is searched over. Under the strategy latency, as it is estimated, each weight has a multiplier: one choice, 1."""
+def _layers(network: Sequence[FixedLayer], strategy: str, io_type: str) -> tuple[factors.Layer, ...]:
+    """What is searched over: of a convolution in parallel only what hls4ml folds it to, which is within its window.
+
+    Under the strategy latency one choice is looked at: each weight with a multiplier of its own.
+    """
     weighted = [layer for layer in network if layer.weighted]
     names = [layer.name for layer in weighted]
     double = next((name for name in names if names.count(name) > 1), None)
@@ -242,7 +254,11 @@ def _layers(network: Sequence[FixedLayer], strategy: str) -> tuple[factors.Layer
         raise RecipeError(f"two layers with weights are called {double!r}, so that a reuse factor cannot name one", "rename one")
     if strategy == "latency":
         return tuple(factors.Layer(layer.name, 1, 1) for layer in weighted)
-    return tuple(factors.Layer(layer.name, layer.n_in, layer.n_out) for layer in weighted)
+    made = []
+    for layer in weighted:
+        within = io_type == "io_parallel" and layer.slides
+        made.append(factors.Layer(layer.name, layer.n_in, layer.n_out, layer.n_in if within else None))
+    return tuple(made)
 
 
 def _choices(

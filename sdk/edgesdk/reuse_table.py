@@ -126,7 +126,8 @@ def _advice(found: ReuseSearch) -> list[str]:
     else:
         lines += wrap(f"at the high ends of their intervals the first within the limits is {factors(safe)}: {_told(safe)}")
     if not found.export:
-        return [*lines, "", *wrap("an export has weights of 2 to 16 bits, so that nothing can be made of this")]
+        told = "an export has weights of 2 to 16 bits, activations of as many, and sums as wide as they get"
+        return [*lines, "", *wrap(f"{told}, so that nothing can be made of this")]
     lines += ["", found.export]
     lines += wrap("makes its project, with --train or --data besides: samples by which the ranges of its numbers are chosen")
     if STAND_IN in found.export:

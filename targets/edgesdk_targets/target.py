@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from .runner import silent
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
     from edgesdk_converters.model import Model
+    from edgesdk_converters.passes import Pass
 
 Role = Literal["whole", "head", "tail"]
 DEFAULT_WIDTH = 8
@@ -93,6 +94,12 @@ class Target:
         """Recipes by name of which any gives the precision, the likeliest first: which is best depends on the network."""
         return {precision: self.recipe(precision)}
 
+    def check_source(self, model: Model, passes: Sequence[Pass]) -> None:
+        """Raise, before any of `passes` runs, what `check` or `compile` is certain to say after all of them: nothing as a rule.
+
+        Passes can take minutes. What only they decide is left to `check`: whatever would be built is never refused here.
+        """
+
     def check(self, segment: Segment) -> None:
         """Raise Unsupported (node, operator, reason) or DoesNotFit where the device cannot run the segment exactly."""
         raise NotImplementedError
@@ -105,9 +112,17 @@ class Target:
         """What the layers will cost on the device at a precision, totals first."""
         raise NotImplementedError
 
+    def estimate_model(self, model: Model, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
+        """The same of a model that is at hand, whose layers these are: by its layers as a rule."""
+        return self.estimate(layers, precision)
+
     def estimate_text(self, text: str) -> tuple[Figure, ...]:
         """The same of a network that is only a line of text (`dense:16-64-32-5@8bit`). Raises TargetError where there is none."""
         raise TargetError(f"target {self.name} estimates models; {text!r} is for fpga", "give a model, or an FPGA as --device")
+
+    def estimate_notes(self, rows: Sequence[Figure], source: Model | str | None = None) -> tuple[str, ...]:
+        """What a reader of these estimates has to know: nothing as a rule. `source` is the model or the text that they are of."""
+        return ()
 
     def estimate_segment(self, segment: Segment, layers: Sequence[Layer], precision: str) -> tuple[Figure, ...]:
         """The same of a segment that was compiled: its layers as a rule; nothing where `complete` knows better."""
@@ -116,6 +131,10 @@ class Target:
     def complete(self, bundle: Bundle, progress: Callable[[str], None] = silent) -> Completed:
         """What the target's tools, where they are free and here, make and say of a bundle that holds its contract: nothing."""
         return Completed()
+
+    def artefact(self, names: Collection[str], runtime: Runtime) -> tuple[str, ...]:
+        """Which of a bundle's files, by name, are what goes onto the device, and its size: what the runtime loads as a rule."""
+        return (runtime.file,)
 
     @property
     def width_multiple(self) -> int:

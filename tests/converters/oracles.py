@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters import graph as graphs
-from edgesdk_converters.batch_norm import merged
+from edgesdk_converters.affine import merged
 from edgesdk_converters.bottleneck import ENDING, Bottleneck
 from edgesdk_converters.calibration import Samples
 from edgesdk_converters.low_rank import LowRank
@@ -329,7 +329,7 @@ def quantised(step: Quantize, before: Model, after: Model, given: Given) -> None
     before = named(before)
     if step.flavour == "fixed":
         asked = (*step.keep, *step.only, *step.node_bits)
-        before = joined(merged(before, asked), asked)
+        before = merged(joined(before, asked), (*step.keep, *step.only), step.node_bits)
     chosen, heavy, held = set(step.nodes(before)), set(step.layers(before)), stored(before)
     proto = before.copy_proto()
     for node in before.proto.graph.node:

@@ -442,11 +442,13 @@ def test_what_was_always_zero_saturates_when_it_is_not(build: Any, rounding: Any
     negative = Samples({"x": -np.ones((1, 1, 2), np.float32)}, "chosen")
     made = Quantize(flavour="fixed", rounding=rounding)(model, Given(model, negative))
     proto = made.copy_proto()
-    for node in proto.graph.node:  # what reads x covers more than the samples
-        node.input[:] = [
-            "one" if name == "fixed/two_to_-7" else "one_over" if name == "fixed/two_to_7" else name for name in node.input
-        ]
-    proto.graph.initializer.extend([numpy_helper.from_array(np.float32(1), name) for name in ("one", "one_over")])
+    for node in proto.graph.node:  # what reads x covers more than the samples, and y is of the finest steps
+        steps = {"fixed/two_to_-7": "tiny", "fixed/two_to_7": "huge"} if node.output[0].startswith("y") else {
+            "fixed/two_to_-7": "one", "fixed/two_to_7": "one",
+        }  # fmt: skip
+        node.input[:] = [steps.get(name, name) for name in node.input]
+    scales = {"one": 1.0, "tiny": 2.0**-100, "huge": 2.0**100}
+    proto.graph.initializer.extend([numpy_helper.from_array(np.float32(scale), name) for name, scale in scales.items()])
     wide = Model.from_proto(proto, "m")
     program = integer_reader.program(wide)
     feeds = [{"x": np.array([pair], np.float32)} for pair in [(3, -2), (0, 1), (100, 200), (0, 0)]]

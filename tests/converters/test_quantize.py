@@ -222,6 +222,19 @@ def test_unknown_layers_are_named(net: tuple[Model, Given], options: dict[str, A
         Quantize(**options)(*net)
 
 
+def test_a_node_that_was_merged_is_answered_with_those_that_are_there(build: Any) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], name="fc"), helper.make_node("Mul", ["a", "s"], ["b"], name="scale"),
+        helper.make_node("Relu", ["b"], ["y"], name="relu"),
+    ]  # fmt: skip
+    stored = {"w": np.eye(3, dtype=np.float32), "s": np.full(3, 0.3, np.float32)}
+    model = Model.from_proto(build(nodes, [("x", [1, 3])], [("y", [1, 3])], stored), "m")
+    samples = Samples({"x": np.ones((4, 1, 3), np.float32)}, "chosen")
+    merged = Quantize(flavour="fixed", keep=("nothing",))
+    with pytest.raises(PassError, match=r"'nothing', which is not there, or was folded or merged.*there are fc, relu$"):
+        merged(model, Given(model, samples))
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -231,7 +231,7 @@ def made_logic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense layer as a project of hls4ml, with a reuse factor and a clock of its own."""
     rng = np.random.default_rng(5)
     out = tmp_path_factory.mktemp("logic") / "net.edge"
-    settings = {"flow": "hls4ml", "tools": "none", "reuse_factor": "4", "strategy": "resource", "clock_ns": "8"}
+    settings = {"flow": "hls4ml", "reuse_factor": "4", "strategy": "resource", "clock_ns": "8"}
     data = {"x": rng.standard_normal((300, 8)).astype(np.float32)}
     layer = helper.make_node("Gemm", ["x", "w"], ["y"], name="dense")
     weights = numpy_helper.from_array(rng.standard_normal((8, 4)).astype(np.float32), "w")

@@ -175,3 +175,55 @@ def test_what_does_not_exist_is_one_line(typed: str, told: str, tmp_path: Path) 
     assert done.code == 1, done.err
     assert len(done.err.strip().splitlines()) <= 2
     assert told in done.err
+
+
+FLOAT = Path(__file__).parents[2] / "examples" / "fashion" / "fashion_cnn.onnx"
+HLS = {"flow": "hls4ml", "strategy": "resource", "reuse_factor": "64", "io_type": "io_stream"}
+
+
+def test_an_estimate_for_hls4ml_says_what_widths_it_assumes_and_takes_others() -> None:
+    plain, wide = (edgesdk.estimate(FLOAT, device="zcu102", settings=HLS | more) for more in ({}, {"activation_bits": "16"}))
+    assert plain.notes[0].startswith("assumed: weights of 8 bits (bits), activations of 8 (activation_bits)")
+    assert "activations of 16 (activation_bits)" in wide.notes[0]
+    fewer, more = plain.find("ff"), wide.find("ff")
+    assert fewer is not None and more is not None and fewer.value and more.value and more.value > 1.5 * fewer.value
+    assert plain.notes[0] in edgesdk.estimate(FLOAT, device="zcu102", settings=HLS).to_json()["notes"]
+    for source, settings in ((FLOAT, {"flow": "rtl"}), ("dense:16-8@8bit", HLS)):
+        assert not any(note.startswith("assumed") for note in edgesdk.estimate(source, device="zcu102", settings=settings).notes)
+
+
+def test_a_line_of_logic_takes_other_widths_too() -> None:
+    narrow, wide = (
+        edgesdk.estimate("dense:40-80-12@8bit", device="zcu102", settings={"flow": "hls4ml", **more}).find("ff")
+        for more in ({"activation_bits": "8", "accumulator_bits": "8"}, {})
+    )
+    assert narrow is not None and wide is not None and narrow.value and wide.value and narrow.value < wide.value
+
+
+def test_an_estimate_that_does_not_fit_says_need_and_have_and_is_no_error(tmp_path: Path) -> None:
+    typed = ["estimate", "dense:16-64-32-32-5@8bit", "--device", "pynq-z2", "--set", "flow=hls4ml"]
+    done, data = run_here(typed, tmp_path), run_here([*typed, "--json"], tmp_path)
+    assert done.code == data.code == 0
+    flat = " ".join(done.out.split())
+    assert "note: DoesNotFit, at the low end of the estimate's interval: dsp on pynq-z2 does not fit: need 2,410 DSP48E1" in flat
+    assert "have 220 DSP48E1" in flat and "note: pynq-z2: of 53,200 LUT6 it needs 25,505 to 274,657: may not fit" in flat
+    assert [note.partition(":")[0] for note in json.loads(data.out)["notes"]][-1].startswith("DoesNotFit")
+
+
+def test_an_estimate_of_our_own_logic_says_in_what_it_does_not_fit() -> None:
+    report = edgesdk.estimate("dense:16-64-32-32-5@8bit", device="ecp5-25k")
+    assert any(note.startswith("DoesNotFit") and "have 28 MULT18X18D" in note for note in report.notes)
+    assert edgesdk.estimate("dense:16-8@4bit", device="ecp5-85k").notes == ()
+
+
+@pytest.mark.parametrize("flow", ["rtl", "hls4ml"])
+def test_a_line_says_its_bits_itself(flow: str) -> None:
+    with pytest.raises(RecipeError, match="dense:16-8@8bit says its bits itself, --set bits=4 would say them again"):
+        edgesdk.estimate("dense:16-8@8bit", device="pynq-z2", settings={"flow": flow, "bits": "4"})
+
+
+def test_an_estimate_takes_options_of_the_target_alone_as_its_help_says(tmp_path: Path) -> None:
+    told = " ".join(run_here("estimate --help", tmp_path).out.split())
+    assert "--set NAME=VALUE Option of the target. --json" in told
+    refused = run_here("estimate dense:16-8@8bit --device pynq-z2 --set quantize.bits=4", tmp_path)
+    assert refused.code == 2 and "no option 'quantize.bits'" in refused.err

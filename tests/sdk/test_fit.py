@@ -323,7 +323,7 @@ def test_mixtures_and_damage_are_refused_in_one_line(reports: Callable[..., list
 def test_this_machine_is_timed_and_its_fit_estimates_on_it(nets: dict[str, Model], tmp_path: Path) -> None:
     result = run_here("fit --on local --minutes 0.01 --json", tmp_path)
     assert result.code == 0, result.err
-    assert "turn 3 of 3" in result.err
+    assert "turn 1 of 3" in result.err
     data = json.loads(result.out)
     assert data["records"] == len(nets) + len(fit_here.EXAMPLES)
     assert {one["name"] for one in data["checked"]} >= set(nets)
@@ -428,6 +428,15 @@ def test_three_results_cannot_be_left_out_and_two_are_too_few(tmp_path: Path) ->
     assert not (tmp_path / "none.toml").exists()
 
 
+def test_a_result_that_no_part_can_hold_is_refused_by_its_number(tmp_path: Path) -> None:
+    wild = results()
+    wild[1]["measured"]["lut"] = 1e12
+    (tmp_path / "r.json").write_text(json.dumps(wild))
+    with pytest.raises(TargetError, match=r"r\.json, result 2: lut = 1e\+12, more than 10 times what any part has"):
+        fit([tmp_path / "r.json"], out=tmp_path / "none.toml")
+    assert not (tmp_path / "none.toml").exists()
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of two dense layers, of flow hls4ml."""
@@ -453,6 +462,12 @@ def test_a_built_project_is_read_from_beside_its_bundle(project: Path) -> None:
     ]
     assert (found.reuse_factor, found.strategy, found.clock_ns, found.io_type) == (4, "resource", 5.0, "io_parallel")
     assert found.part == device.profile("zcu102").get("part", str)
+
+
+def test_a_report_of_more_than_the_part_can_hold_is_refused_by_its_bundle(project: Path, tmp_path: Path) -> None:
+    write(tmp_path / "b/vivado_synth.rpt", UTILISATION.replace("|  1234 |", "| 9999999 |"))
+    with pytest.raises(TargetError, match=r"net\.edge: lut = 1e\+07, more than 10 times what xczu9eg-ffvb1156-2-e has"):
+        fit_logic.of_bundles([f"{project}={tmp_path / 'b'}"], lambda message: None)
 
 
 def test_three_built_projects_are_fitted(project: Path, tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgesdk
+from edgesdk_converters.calibration import synthetic
 from edgesdk_converters.errors import (
     BundleError,
     ContractBroken,
     DeviceError,
     DoesNotFit,
+    EdgeError,
     ModelError,
     PassError,
     RecipeError,
@@ -27,17 +29,28 @@ from edgesdk_converters.errors import (
     ToolError,
     Unsupported,
 )
+from edgesdk_converters.fold import Fold
 from edgesdk_converters.integer_program import Dense
+from edgesdk_converters.integer_reader import program
+from edgesdk_converters.integer_rules import RULES
 from edgesdk_converters.model import Model
+from edgesdk_converters.passes import Given
+from edgesdk_converters.quantize import Quantize
+from edgesdk_converters.recipe import Recipe
 from edgesdk_converters.reference import Reference
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets.fpga import evidence
 from edgesdk_targets.fpga.runner import FpgaRunner
 from edgesdk_targets.report import Report
+from edgesdk_targets.target import make
 
+from ..converters.conftest import _build
+from ..converters.random_graphs import random_graph
+from ..converters.test_integer_reader import REFUSED
 from .conftest import run_here
 
 SIZES = (8, 6, 4)
+TRAINED = sorted((Path(__file__).parents[2] / "examples" / "fashion").glob("*.onnx"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -167,6 +180,86 @@ def test_the_interface_says_how_the_host_makes_and_reads_codes(logic: edgesdk.Bu
     assert np.array_equal(program.encode({"x": samples["x"][:4]})["x"], codes)
 
 
+def test_the_interface_says_how_each_tensor_is_wired_and_a_text_says_it_for_people(logic: edgesdk.Bundle) -> None:
+    told = json.loads(logic.read("interface.json"))
+    wired = {port["name"]: port["wiring"] for port in (*told["inputs"], *told["outputs"])}
+    assert {name: (one["port"], one["port_bits"], one["beats_an_inference"]) for name, one in wired.items()} == {
+        "x": ("s0", 8, 8), "g1": ("m0", 8, 4),
+    }  # fmt: skip
+    assert f"module {told['wiring']['module']} (".encode() in logic.read(f"build/{told['wiring']['module']}.v")
+    assert "| `x` | s0 | 8 | 5 | 1 | 8 | as flattened |" in logic.read("build/WIRING.md").decode()
+
+
+PINS = ["G2", *(f"A{row}" for row in (2, 4, 5, 6, 7, 8, 9, 10, 11)), *(f"B{row}" for row in (1, 6, 8, 9, 10, 11)),
+        *(f"C{row}" for row in (4, 6, 7, 8, 10, 11))]  # fmt: skip
+"""Of an ECP5 in the package CABGA381."""
+PORTS = ["clk", "rst", *(f"{s}_{p}" for s in ("s0", "m0") for p in ("valid", "ready", *(f"data[{bit}]" for bit in range(8))))]
+
+
+@pytest.fixture(scope="module")
+def placed(model: Model, samples: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[edgesdk.Bundle, bytes]:
+    """The same design as `logic`, exported with the pins of a board whose file is gone, and what that held."""
+    folder = tmp_path_factory.mktemp("placed")
+    board = folder / "board.lpf"
+    board.write_text("".join(f'LOCATE COMP "{port}" SITE "{pin}";\n' for port, pin in zip(PORTS, PINS, strict=True)))
+    settings, held = {"bits": "5", "tools": "none", "pins": str(board)}, board.read_bytes()
+    made = edgesdk.export(
+        model, device="ecp5-25k", settings=settings, data=samples, max_relative_error=0.5, out=folder / "net.edge"
+    )
+    board.unlink()
+    return made, held
+
+
+def test_a_board_s_pins_lie_in_the_bundle_and_their_path_does_not(
+    placed: tuple[edgesdk.Bundle, bytes], logic: edgesdk.Bundle
+) -> None:
+    made, held = placed
+    assert made.read("build/pins.lpf") == held
+    same = {name for name in made.manifest.files if name in logic.manifest.files and made.read(name) == logic.read(name)}
+    assert set(made.manifest.files) - same == {"build/pins.lpf", "build/Makefile"}
+    assert b"board.lpf" not in b"".join(path.read_bytes() for path in (made.path / "manifest.json", made.path / "build/Makefile"))
+    assert edgesdk.verify(made.path).contract.status == "passed"
+
+
+@pytest.mark.slow
+def test_build_places_the_ports_on_the_pins_in_the_bundle(placed: tuple[edgesdk.Bundle, bytes], tmp_path: Path) -> None:
+    report = edgesdk.build(placed[0].path, out=tmp_path / "built")
+    log = (tmp_path / "built" / "place-and-route.log").read_text()
+    assert all(f"pin '{port}$tr_io' constrained to Bel" in log for port in PORTS)
+    assert (tmp_path / "built" / "design.bit").stat().st_size > 1000 and (tmp_path / "built" / "WIRING.md").is_file()
+    assert not any("lpf" in note for note in report.notes)
+
+
+def test_pins_of_other_ports_are_refused_before_any_pass(model: Model, samples: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    board = tmp_path / "board.lpf"
+    board.write_text('LOCATE COMP "clk" SITE "G2";')
+    with pytest.raises(RecipeError, match=r"board\.lpf: it has no pin for m0_data\[0\], .* and 15 more$"):
+        edgesdk.export(
+            model, device="ecp5-25k", settings={"pins": str(board)}, data=samples, out=tmp_path / "n.edge", progress=said.append
+        )
+    assert said == ["loading the model", "checking the source against ecp5-25k"]
+
+
+def test_where_icarus_alone_is_here_the_export_simulates_in_it(
+    model: Model, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("iverilog", "vvp", "sh"):
+        found = shutil.which(name)
+        assert found is not None
+        (folder / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(folder))
+    made = edgesdk.export(
+        model, device="ecp5-25k", settings={"bits": "3"}, data=samples, max_relative_error=2.0, out=tmp_path / "n.edge"
+    )
+    for name, segment in (("cycles", "whole"), ("initiation_interval", "whole"), ("mismatches", "rtl"), ("mismatches", "ports")):
+        found_row = made.report().find(name, segment)
+        assert found_row is not None and found_row.provenance == "simulated" and found_row.where.startswith("Icarus")
+    assert made.report().contract.status == "passed"
+
+
 def test_without_its_simulator_the_contract_waits(
     model: Model, samples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +339,69 @@ def test_an_operator_without_an_exact_form_is_refused_by_name(samples: Any, tmp_
         edgesdk.export(dense(SIZES, "LogSoftmax"), device="ecp5-25k", data=samples, out=tmp_path / "n.edge")
     assert "LogSoftmax" in caught.value.message
     assert not (tmp_path / "n.edge").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "settings", "error", "told"),
+    [
+        ("LogSoftmax", {}, Unsupported, r"node 'last' \(LogSoftmax\)"),
+        ("", {"flow": "hls4ml", "reuse_factors": "fc7=4"}, RecipeError, "'fc7', which is no node of .* are fc0, fc1$"),
+    ],
+)
+def test_what_the_source_tells_already_is_refused_before_any_pass(
+    last: str, settings: dict[str, str], error: type[Exception], told: str, samples: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with pytest.raises(error, match=told):
+        edgesdk.export(
+            dense(SIZES, last), device="pynq-z2", settings=settings, data=samples, out=tmp_path / "n.edge", progress=said.append
+        )
+    assert said == ["loading the model", "checking the source against pynq-z2"]
+
+
+def test_a_head_is_refused_when_it_is_cut_and_before_it_is_quantised(samples: Any, tmp_path: Path) -> None:
+    """What is behind the cut runs elsewhere: of the whole network nothing can be said."""
+    said: list[str] = []
+    proto = dense(SIZES).copy_proto()
+    proto.graph.node[1].op_type = "LogSoftmax"
+    with pytest.raises(Unsupported, match=r"'relu0' \(LogSoftmax\)"):
+        edgesdk.export(
+            Model.from_proto(proto, "net"), device="ecp5-25k", split="r0", data=samples, out=tmp_path / "n.edge",
+            progress=said.append,
+        )  # fmt: skip
+    assert "pass fold" in said and "pass quantize" not in said
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=[row[0].__name__ for row in REFUSED])
+def test_what_is_refused_before_any_pass_is_refused_in_the_same_words_behind_them(row: Any) -> None:
+    model, no_rule = row[0](_build), row[2] not in RULES and "Linear" not in row[2]
+    with pytest.raises(Unsupported) as behind:
+        program(model)
+    try:
+        make(None, "pynq-z2").check_source(model, ())
+    except Unsupported as error:
+        assert error.line() == behind.value.line()
+        assert no_rule or row[0].__name__ == "_foreign"
+    else:
+        assert not no_rule
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 6, 20, 27, 35, 48])
+def test_no_network_is_refused_before_the_passes_that_goes_through_them(seed: int) -> None:
+    model, steps = random_graph(seed), (Fold(), Quantize(flavour="fixed"))
+    try:
+        make(None, "pynq-z2").check_source(model, steps)
+    except Unsupported as error:
+        assert error.operator not in RULES
+        with pytest.raises(EdgeError):
+            program(Recipe(steps).run(model, Given(model, replace(synthetic(model, 2), synthetic=False))))
+    else:
+        assert seed == 1
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+def test_the_trained_examples_pass_the_check_of_their_source(path: Path) -> None:
+    make(None, "ecp5-85k").check_source(Model.load(path), (Fold(), Quantize(flavour="fixed")))
 
 
 def test_a_network_that_is_too_large_says_what_it_needs_and_what_there_is(tmp_path: Path) -> None:
@@ -343,6 +499,17 @@ def test_the_makefile_in_the_bundle_builds_without_edgesdk(logic: edgesdk.Bundle
     shutil.copytree(logic.path / "build", tmp_path / "build")
     subprocess.run(["make", "-C", str(tmp_path / "build"), "cells.json"], check=True, capture_output=True, env=os.environ)
     assert json.loads((tmp_path / "build" / "cells.json").read_text())
+
+
+def test_the_network_in_a_bundle_is_estimated_as_its_report_says(project: edgesdk.Bundle, logic: edgesdk.Bundle) -> None:
+    report = project.report()
+    found = edgesdk.estimate(project.path / "model.onnx", device="pynq-z2", settings={"flow": "hls4ml", "bits": "16"})
+    for name in ("lut", "ff", "dsp", "bram", "cycles", "initiation_interval", "fmax_mhz"):
+        row, told = found.find(name), report.find(name)
+        assert row is not None and told is not None and (row.value, row.interval) == (told.value, told.interval), name
+        assert row.method == f"the model's own integers; {told.method}"
+    wider = edgesdk.estimate(project.path / "model.onnx", device="zcu102", settings={"flow": "rtl"})
+    assert value(wider, "lut") > value(edgesdk.estimate(logic.path / "model.onnx", device="zcu102"), "lut"), "8 bits, not 5"
 
 
 def test_a_line_of_text_is_estimated_in_no_time_and_only_for_logic(tmp_path: Path) -> None:

@@ -23,9 +23,11 @@ from edgesdk_converters.cost import layers
 from edgesdk_converters.errors import DeviceError, DoesNotFit, RecipeError, Unsupported
 from edgesdk_converters.model import Model
 from edgesdk_targets.bundle import open_bundle
+from edgesdk_targets.fpga import hls4ml_constants
 from edgesdk_targets.fpga import reuse as factors
 from edgesdk_targets.fpga.dense_spec import parse
 from edgesdk_targets.fpga.hls4ml_estimate import estimate
+from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
 
 from .conftest import run_here
 from .test_fpga import dense
@@ -232,6 +234,12 @@ def test_bits_that_no_export_has_have_no_command() -> None:
     assert "--set bits=8 " in edgesdk.reuse(SMALL, device="pynq-z2").export
 
 
+def test_widths_that_no_export_has_have_no_command() -> None:
+    plain, narrow = (edgesdk.reuse(SMALL, device="pynq-z2", settings=more) for more in ({}, {"activation_bits": "8"}))
+    assert narrow.taken.value("ff") < plain.taken.value("ff")
+    assert narrow.export == "" and "activations of as many" in reuse_table.shown(narrow, False)
+
+
 def test_the_command_makes_the_project_that_was_estimated(tmp_path: Path) -> None:
     dense((8, 6, 4)).save(tmp_path / "my net.onnx")
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(5).standard_normal((200, 8)).astype(np.float32))
@@ -321,10 +329,17 @@ def test_the_chart_says_what_the_part_has(jet: ReuseSearch, known: ReuseSearch) 
     assert ">limit: 4,000 LUTs<" in limited and ">limit: 60 cycles<" in limited and "of cycles, LUTs" in limited
 
 
+def test_convolutions_in_parallel_are_searched_within_their_windows() -> None:
+    network = (FixedLayer("conv", "conv2d", 9, 4, 8, positions=16), FixedLayer("fc", "dense", 64, 5, 8))
+    given = {io: reuse_search._layers(network, "resource", io) for io in ("io_parallel", "io_stream")}
+    assert {io: max(layers_[0].legal) for io, layers_ in given.items()} == {"io_parallel": 9, "io_stream": 36}
+    assert {io: max(layers_[1].legal) for io, layers_ in given.items()} == {"io_parallel": 320, "io_stream": 320}
+
+
 def test_names_that_are_no_xml_are_still_a_picture(jet: ReuseSearch) -> None:
     odd = dataclasses.replace(jet, model="a<b>&\x00", device='"x"')
     picture = ElementTree.fromstring(reuse_chart.svg(odd))
-    assert any("a<b>&?" in (text.text or "") for text in picture.iter(f"{SVG}text"))
+    assert any("a<b>&\ufffd" in (text.text or "") for text in picture.iter(f"{SVG}text"))
 
 
 def test_the_verb_prints_and_draws(tmp_path: Path) -> None:
@@ -333,3 +348,30 @@ def test_the_verb_prints_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "c.svg").read_text() == reuse_chart.svg(edgesdk.reuse(SMALL, device="pynq-z2", limits={"cycles": 400.0}))
     refused = run_here(["reuse", SMALL, "--device", "pynq-z2", "--max-lut", "10"], tmp_path)
     assert refused.code == 1 and "DoesNotFit" in refused.err and refused.out == ""
+
+
+def test_a_model_in_fixed_point_is_searched_with_its_own_integers(tmp_path: Path) -> None:
+    data = {"x": np.random.default_rng(3).standard_normal((300, 16)).astype(np.float32)}
+    settings = {"flow": "hls4ml", "bits": "5", "strategy": "resource"}
+    made = edgesdk.export(dense((16, 8, 5)), device="pynq-z2", settings=settings, data=data, out=tmp_path / "n.edge")
+    found = edgesdk.reuse(made.path / "model.onnx", device="pynq-z2")
+    for choice in (found.choices[0], found.choices[-1]):
+        own = ",".join(f"{node}={factor}" for node, factor in choice.reuse_factors.items())
+        again = {**settings, "reuse_factors": own}
+        row = edgesdk.estimate(made.path / "model.onnx", device="pynq-z2", settings=again).find("lut")
+        assert row is not None and row.value == choice.value("lut")
+    with pytest.raises(RecipeError, match=r"accumulator_bits is of estimates of networks in float alone: .* integers of its own"):
+        edgesdk.reuse(made.path / "model.onnx", device="pynq-z2", settings={"accumulator_bits": "16"})
+    with pytest.raises(RecipeError, match=r"activation_bits is of estimates of networks in float alone: .* integers of its own"):
+        edgesdk.estimate(made.path / "model.onnx", device="pynq-z2", settings={"flow": "hls4ml", "activation_bits": "16"})
+    with pytest.raises(RecipeError, match="is quantised, --set bits=8 would say its bits again"):
+        edgesdk.reuse(made.path / "model.onnx", device="pynq-z2", settings={"bits": "8"})
+
+
+def test_constants_of_ones_own_are_searched_with(tmp_path: Path) -> None:
+    shipped = Path(hls4ml_constants.__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    (tmp_path / "own.toml").write_text(shipped.replace("layer = 50.904", "layer = 5090.4"), encoding="utf-8")
+    plain, own = (
+        edgesdk.reuse(SMALL, device="pynq-z2", settings=settings) for settings in ({}, {"constants": str(tmp_path / "own.toml")})
+    )
+    assert min(choice.value("lut") for choice in own.choices) > min(choice.value("lut") for choice in plain.choices) + 9_000

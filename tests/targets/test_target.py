@@ -152,10 +152,27 @@ def test_compiling_is_pure_and_deterministic_and_leaves_the_model(name: str, sma
     assert model.to_bytes() == before
     assert model.digest == digest
     assert first.runtime.file in first.files
+    artefact = made.artefact(first.files, first.runtime)
+    assert artefact and set(artefact) <= set(first.files), "its size is that of files that are there"
     assert first.runtime.name in runner.RUNNERS
     assert first.runtime.providers
     assert all(isinstance(data, bytes) for data in first.files.values())
     assert first.runtime.name != "onnxruntime" or onnxruntime_support.version_key(first.runtime.minimum)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_source_that_it_runs_in_the_end_is_not_refused_before_any_pass(name: str, small_convnet: Callable[..., Model]) -> None:
+    made, model = usable(name), small_convnet()
+    recipe = Recipe.from_plain(made.recipe(made.default_precision), "test")
+    made.check_source(model, recipe.whole)
+    made.check(Segment(suited(name, model)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_model_in_float_is_estimated_as_its_layers_are(name: str, small_convnet: Callable[..., Model]) -> None:
+    made, model = usable(name), small_convnet()
+    rows = made.estimate_model(model, layers(model), made.default_precision)
+    assert rows == made.estimate(layers(model), made.default_precision)
 
 
 @pytest.mark.parametrize("name", EVERY)

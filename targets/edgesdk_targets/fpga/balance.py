@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -97,8 +98,10 @@ def input_stream(name: str, program: IntegerProgram) -> Stream:
     return Stream(codes, order, order.shape[1])
 
 
-def wanted_lanes(name: str, stream: Stream, parts: Sequence[Segment | Alias], foldings: Mapping[str, Folding]) -> int:
-    """Lanes that the first reader of an input takes."""
+def wanted_lanes(
+    name: str, stream: Stream, parts: Sequence[Segment | Alias], foldings: Mapping[str, Folding], turns: Mapping[str, int]
+) -> int:
+    """Lanes that the first reader of an input takes; `turns` are those of element-wise parts, by their results."""
     names = {name}
     for part in parts:
         if isinstance(part, Alias):
@@ -107,7 +110,7 @@ def wanted_lanes(name: str, stream: Stream, parts: Sequence[Segment | Alias], fo
         elif names & set(part.sources):
             folding = foldings.get(part.first.result)
             if folding is None:
-                return stream.channels
+                return math.gcd(turns.get(part.result, stream.channels), stream.channels)
             return folding.outs if is_depthwise(layer_of(part)) else folding.ins
     return stream.channels
 

@@ -16,7 +16,7 @@ from edgesdk_converters.errors import RecipeError, Unsupported
 from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Integers, LayerNorm, Move, Pool
 from edgesdk_firmware import path
 
-from . import folded, normalised, pooled, reordered, unrolled, windows
+from . import folded, in_turn, normalised, pooled, reordered, unrolled, windows
 from .balance import foldings, input_stream, takes_vector, wanted_lanes
 from .folded import Folding
 from .kernel import KernelOptions
@@ -110,10 +110,11 @@ def design(
     chosen, reasons = forms_of(program, form, max_weights_unrolled, forms or {})
     parts = segments(program, chosen)
     lanes, pace = foldings(program, parts, multipliers, target_cycles)
+    turns = _turns(parts, program, pace, multipliers)
     streams: dict[str, tuple[int, Stream]] = {}
     for number, name in enumerate(program.inputs):
         stream = input_stream(name, program)
-        streams[name] = number, stream.with_lanes(wanted_lanes(name, stream, parts, lanes))
+        streams[name] = number, stream.with_lanes(wanted_lanes(name, stream, parts, lanes, turns))
     placed: list[Placed] = []
     layers: list[Layer] = []
     for part in parts:
@@ -224,6 +225,18 @@ def _missing_order(part: Segment, stream: Stream, program: IntegerProgram, lanes
     return None
 
 
+def _turns(parts: Sequence[Segment | Alias], program: IntegerProgram, pace: int, multipliers: int) -> dict[str, int]:
+    """Elements at a time, of each part that takes a long vector so."""
+    found = {}
+    for part in parts:
+        if isinstance(part, Segment) and len(part.sources) == 1 and takes_vector(part, program):
+            codes = program.tensors[part.sources[0]]
+            stream = Stream(codes, channels_last((1, codes.size)), codes.size)
+            if count := in_turn.lanes(part.operations, stream, program, pace, multipliers):
+                found[part.result] = count
+    return found
+
+
 def _stage(
     name: str, part: Segment, streams: Sequence[Stream], program: IntegerProgram, lanes: Mapping[str, Folding], pace: int,
     multipliers: int, kernels: KernelOptions,
@@ -241,4 +254,6 @@ def _stage(
         return reordered.moved(name, part, streams[0], program, kernels)
     if takes_vector(part, program):
         streams = [stream.as_vector() for stream in streams]
+    if len(streams) == 1 and (count := in_turn.lanes(part.operations, streams[0], program, pace, multipliers)):
+        return in_turn.in_turn(name, part.operations, streams[0], program, count, kernels)
     return unrolled.pixelwise(name, part.operations, streams, program, kernels)

@@ -21,7 +21,7 @@ MODEL = "model.onnx"
 """The fixed-point network in a bundle: what every level of its logic is compared with."""
 VECTORS = 1_000
 LEAST_VECTORS = 20
-SIMULATED_CYCLES = 5_000_000
+SIMULATED_CYCLES: Mapping[str, int] = {"verilator": 5_000_000, "iverilog": 100_000}
 """Of a simulation at export: about a minute for a design of some ten thousand gates."""
 NEAR_VECTORS, NEAR_ELEMENTS = 300, 20_000_000
 """Inferences over which operations are held against floats, fewer where their tensors take much memory."""
@@ -45,9 +45,9 @@ def program_of(bundle: Bundle) -> IntegerProgram:
     return program(model_of(bundle))
 
 
-def vector_count(interval_cycles: int) -> int:
-    """How many inferences are simulated: VECTORS, fewer where one takes many cycles."""
-    return max(LEAST_VECTORS, min(VECTORS, SIMULATED_CYCLES // max(1, interval_cycles)))
+def vector_count(interval_cycles: int, cycles: int) -> int:
+    """How many inferences are simulated in about so many cycles: VECTORS, fewer where one takes many."""
+    return max(LEAST_VECTORS, min(VECTORS, cycles // max(1, interval_cycles)))
 
 
 def vectors(program: IntegerProgram, count: int) -> dict[str, Integers]:

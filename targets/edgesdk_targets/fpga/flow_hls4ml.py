@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BUILD = "build/"
 OPTIONS = ("backend", "io_type", "strategy", "reuse_factor")
+WIDTHS = ("activation_bits", "accumulator_bits")
+"""Options of estimates alone: an export has widths of its own."""
 COSTS = ("lut", "ff", "dsp", "bram", "cycles")
 VECTORS = 1_000
 LARGEST = 10**9
@@ -95,12 +97,43 @@ def estimated(layers: Sequence[Layer], target: Fpga) -> tuple[Figure, ...]:
     """What layers will take in hls4ml, from their sizes and the bits that were asked for."""
     from .hls4ml_estimate import layers_from_cost
 
-    return of_fixed(layers_from_cost(layers, target.bits), target)
+    return of_fixed(layers_from_cost(layers, target.bits, target.activation_bits, target.accumulator_bits), target)
+
+
+def assumed(target: Fpga) -> str:
+    """The widths that an estimate of a network in float takes, and the options that say others."""
+    values, sums = target.activation_bits, target.accumulator_bits
+    told = f"assumed: weights of {target.bits} bits (bits), activations of {values or target.bits} (activation_bits), "
+    told += f"sums {f'of {sums}' if sums else 'as wide as they get'} (accumulator_bits)"
+    if values or sums:
+        return f"{told}; edgesdk export refuses the last two: it writes activations as wide as weights, sums as wide as they get"
+    default = "--set activation_bits=16 --set accumulator_bits=16"
+    return f"{told}, as edgesdk export writes them; hls4ml's default type, fixed<16,6>, is {default}"
+
+
+def of_program(program: IntegerProgram, target: Fpga) -> tuple[Figure, ...]:
+    """The same of a network that is in fixed point already, by its own integers."""
+    told = "the model's own integers; "
+    return tuple(row if row.value is None else replace(row, method=f"{told}{row.method}") for row in _cost(program, target))
+
+
+def _cost(program: IntegerProgram, target: Fpga) -> tuple[Figure, ...]:
+    return of_fixed(layers_on_device(program, target.backend), target)
+
+
+def layers_on_device(program: IntegerProgram, backend: str) -> tuple[FixedLayer, ...]:
+    """What the project computes; the host's part of a network, at its end, costs no logic."""
+    from .hls4ml_backends import BACKENDS
+    from .hls4ml_estimate import layers_of
+    from .hls4ml_flow import divided
+
+    device, _ = divided(program, BACKENDS[backend])
+    return tuple(layers_of(device))
 
 
 def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> Completed:
     """Mismatches of the C++ against the integers, and what the network is estimated to take."""
-    from .hls4ml_estimate import in_bram18, layers_of
+    from .hls4ml_estimate import in_bram18
 
     program = evidence.program_of(bundle)
     rows = [evidence.of_onnxruntime(bundle, program, progress), *evidence.distances(program)]
@@ -112,7 +145,7 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
         rows.append(evidence.mismatches(program, codes, simulate(codes), "hls4ml", "hls4ml's C++, compiled with g++"))
     except (MissingTool, Unsupported) as error:
         rows.append(unavailable("mismatches", "hls4ml's C++", error.message, "hls4ml"))
-    found = [row for row in of_fixed(layers_of(program), target) if row.layer is None]
+    found = [row for row in _cost(program, target) if row.layer is None]
     rows += found
     needs = {
         row.name: (in_bram18(row) if row.name == "bram" else row).interval or Interval(row.value, row.value, 0.8)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from edgesdk_converters.errors import MissingTool, Unsupported
+from edgesdk_converters.errors import EdgeError, MissingTool, RecipeError, TargetError, Unsupported
 
 from ..bundle import Bundle, Provider, Runtime
 from ..figure import Figure, unavailable
 from ..target import Compiled, Completed
-from . import evidence, interface, reports, testbench, toolchain
+from . import evidence, interface, reports, testbench, tool_process, toolchain
 from .design import Design, Forms, design, forms_of
 from .segments import weighted
 
@@ -36,19 +36,42 @@ NETLIST_VECTORS = 100
 NETLIST_LUTS = 8_000
 """Up to which the synthesised netlist is simulated too, if it has no memories and multipliers, of which there are no models."""
 PORT_VECTORS = 5
+TITLES: Mapping[testbench.Simulator, str] = {"verilator": "Verilator", "iverilog": "Icarus"}
+SIMULATING = ("verilator", "iverilog", "vvp", testbench.BENCH)
+"""Programs of a simulation, as errors name them: no option leaves it out."""
 UNTIL: Mapping[str, toolchain.Stage] = {"auto": "bitstream", "synthesis": "synthesis", "routing": "place-and-route"}
 
 
 def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -> Compiled:
     """Verilog, scripts and a Makefile under build/, and the interface for the host."""
     made = made_for(program, {name: str(getattr(target, name)) for name in OPTIONS})
-    plan = toolchain.plan(made.files, made.serial, target.device, clock_mhz=target.clock_mhz)
+    ends, wired = interface.Interface.of(program, dtypes), interface.wiring(made)
+    told = {interface.WIRING_FILE: interface.wiring_text(ends, wired, program.name, target.clock_mhz)}
+    beside = told | pins(target, len(made.inputs), len(made.outputs))
+    plan = toolchain.plan({**made.files, **beside}, made.serial, target.device, clock_mhz=target.clock_mhz)
     config = {"flow": "rtl", "name": program.name, "top": made.serial, "clock_mhz": f"{target.clock_mhz:.6g}"}
     config |= {name: str(getattr(target, name)) for name in OPTIONS}
     runtime = Runtime("fpga", f"{BUILD}{made.core}.v", providers=(Provider("verilator"),), config=config)
     files = {f"{BUILD}{name}": data for name, data in plan.files.items()}
-    files[interface.FILE] = interface.Interface.of(program, dtypes).to_bytes()
+    files[interface.FILE] = ends.to_bytes(wired)
     return Compiled(files, runtime, ({"step": "make", "folder": BUILD.rstrip("/")},), tuple(_told(made)))
+
+
+def pins(target: Fpga, inputs: int, outputs: int) -> dict[str, bytes]:
+    """The board's pins, where the target has a file of them, for a design of so many tensors.
+
+    Raises RecipeError for a file that is not there or does not place just the design's ports.
+    """
+    if not target.pins:
+        return {}
+    try:
+        data = Path(target.pins).read_bytes()
+        toolchain.check_pins(data, interface.port_names(inputs, outputs, target.port_bits), target.clock_mhz)
+    except OSError as error:
+        raise RecipeError(f"pins: {target.pins} cannot be read: {error.strerror}", "give a board's .lpf") from error
+    except TargetError as error:
+        raise RecipeError(f"pins: {target.pins}: {error.message}", error.hint) from error
+    return {toolchain.PINS: data}
 
 
 def made_for(program: IntegerProgram, options: Mapping[str, str]) -> Design:
@@ -86,6 +109,19 @@ def of_fixed(layers: Sequence[FixedLayer], target: Fpga) -> tuple[Figure, ...]:
     return of_sketch(lambda: _sketched(program_of(layers), options), target.device, target.clock_mhz)
 
 
+def of_program(program: IntegerProgram, target: Fpga) -> tuple[Figure, ...]:
+    """The same of a network that is in fixed point already, by the very design that an export would write of it."""
+    from .rtl_estimate import NAMES, estimate
+
+    options = {name: str(getattr(target, name)) for name in OPTIONS}
+    try:
+        found = estimate(_sketched(program, options), target.device, target.clock_mhz)
+    except EdgeError as error:
+        return tuple(unavailable(name, target.device.name, error.message) for name in NAMES)
+    told = "the model's own integers; "
+    return tuple(row if row.value is None else replace(row, method=f"{told}{row.method}") for row in found)
+
+
 def _sketched(program: IntegerProgram, options: Mapping[str, str]) -> Design:
     """`made_for`, unless the search of what constant weights share would take longer than an estimate may. Raises Unsupported."""
     form = cast(Forms, options["form"])
@@ -117,10 +153,10 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
         folder = Path(scratch)
         cycles = None
         try:
-            rows += _simulated(made, program, folder, progress)
+            rows += _simulated(made, program, folder, progress, tool_process.Limit.of(60 * target.tool_minutes))
             cycles = next(row for row in rows if row.name == "cycles")
         except MissingTool as error:
-            rows.append(unavailable("cycles", "verilator", error.message))
+            rows.append(unavailable("cycles", error.tool, error.message))
         if target.tools == "none":
             rows += _expected(made, target)
         else:
@@ -130,21 +166,26 @@ def completed(bundle: Bundle, target: Fpga, progress: Callable[[str], None]) -> 
     return Completed(files, tuple(rows), tuple(notes))
 
 
-def _simulated(made: Design, program: IntegerProgram, folder: Path, progress: Callable[[str], None]) -> Iterator[Figure]:
-    count = evidence.vector_count(made.interval_cycles)
+def _simulated(
+    made: Design, program: IntegerProgram, folder: Path, progress: Callable[[str], None], limit: tool_process.Limit
+) -> Iterator[Figure]:
+    simulator = _simulator()
+    title = TITLES[simulator]
+    count = evidence.vector_count(made.interval_cycles, evidence.SIMULATED_CYCLES[simulator])
     codes = evidence.vectors(program, count)
     progress(f"simulating {count} inferences of the Verilog")
-    done = testbench.simulate(made, codes, "verilator", folder / "core", progress)
-    yield evidence.mismatches(program, codes, done.outputs, "rtl", "Verilator, the bare core")
+    done = testbench.simulate(made, codes, simulator, folder / "core", progress, limit=limit)
+    yield evidence.mismatches(program, codes, done.outputs, "rtl", f"{title}, the bare core")
     few = {name: array[:PORT_VECTORS] for name, array in codes.items()}
     progress("simulating the design behind its ports")
-    shell = testbench.simulate(made, few, "verilator", folder / "ports", progress, level="serial", stalls=True)
-    yield evidence.mismatches(program, few, shell.outputs, "ports", f"Verilator, {made.port_bits}-bit ports that stall at random")
-    told = "Verilator, first beat in to last beat out, the bare core"
-    yield Figure("cycles", done.latency_cycles, "simulated", "Verilator", told, n=1)
+    shell = testbench.simulate(made, few, simulator, folder / "ports", progress, level="serial", stalls=True, limit=limit)
+    told = f"{title}, {made.port_bits}-bit ports that stall at random"
+    yield evidence.mismatches(program, few, shell.outputs, "ports", told)
+    told = f"{title}, first beat in to last beat out, the bare core"
+    yield Figure("cycles", done.latency_cycles, "simulated", title, told, n=1)
     if done.interval_cycles is not None:
-        told = f"Verilator, between results of {count} inferences back to back; with the ports {made.serial_interval_cycles:,}"
-        yield Figure("initiation_interval", round(done.interval_cycles, 2), "simulated", "Verilator", told, n=count)
+        told = f"{title}, between results of {count} inferences back to back; with the ports {made.serial_interval_cycles:,}"
+        yield Figure("initiation_interval", round(done.interval_cycles, 2), "simulated", title, told, n=count)
 
 
 def _expected(made: Design, target: Fpga) -> list[Figure]:
@@ -160,7 +201,8 @@ def _built(
 ) -> tuple[list[Figure], list[str], dict[str, bytes]]:
     """What synthesis, place and route say."""
     device = target.device
-    plan = toolchain.plan(made.files, made.serial, device, clock_mhz=target.clock_mhz, until=UNTIL[target.tools])
+    files = {**made.files, **pins(target, len(made.inputs), len(made.outputs))}
+    plan = toolchain.plan(files, made.serial, device, clock_mhz=target.clock_mhz, until=UNTIL[target.tools])
     for step in plan.steps:
         try:
             toolchain.find(step.argv[0])
@@ -178,8 +220,11 @@ def _built(
         progress("simulating the netlist")
         netlist = (folder / "build" / toolchain.NETLIST).read_bytes()
         told = "the synthesised netlist, in Icarus"
+        limit = tool_process.Limit.of(60 * target.tool_minutes)
         try:
-            done = testbench.simulate_netlist(made, few, folder / "netlist", progress, level="serial", netlist=netlist)
+            done = testbench.simulate_netlist(
+                made, few, folder / "netlist", progress, level="serial", netlist=netlist, limit=limit
+            )
             rows.append(evidence.mismatches(program, few, done.outputs, "netlist", told))
         except MissingTool as error:
             rows.append(unavailable("mismatches", told, error.message, "netlist"))
@@ -192,17 +237,23 @@ def _built(
 def _latency(fmax: Figure | None, cycles: Figure | None, device: str) -> Figure:
     """Simulated cycles at the clock that place and route reached."""
     if fmax is None or fmax.value is None or cycles is None or cycles.value is None:
-        why = "no clock is known without place and route, which is not free for this family"
-        return unavailable("latency_ms", device, why if fmax is None or fmax.value is None else "no simulated cycles")
+        no_clock = "no clock is known" + ("" if fmax is None else f": {fmax.method}")
+        return unavailable("latency_ms", device, no_clock if fmax is None or fmax.value is None else "no simulated cycles")
     told = f"{cycles.value:,} cycles (simulated) at {fmax.value:.4g} MHz ({fmax.provenance}: {fmax.method}); none on a board"
     return Figure("latency_ms", cycles.value / fmax.value / 1e3, "simulated", device, told, n=1)
 
 
 def _told(made: Design) -> Iterator[str]:
-    """How each layer is built."""
+    """How each layer is built, and what a host has to keep in mind."""
     for layer in made.layers:
         if layer.weights:
             yield f"{layer.node}: {layer.form}, {layer.cycles:,} cycles an inference ({layer.reason})"
+    several = [
+        f"{len(streams)} {what}" for streams, what in ((made.inputs, "inputs"), (made.outputs, "outputs")) if len(streams) > 1
+    ]
+    if several:
+        told = f"the design has {' and '.join(several)}: a host has to serve all ports at once, one after another can hang"
+        yield f"{told} ({BUILD}{interface.WIRING_FILE})"
 
 
 def simulation(
@@ -210,12 +261,17 @@ def simulation(
 ) -> tuple[Callable[[Mapping[str, Integers]], Mapping[str, Integers]], str, str]:
     """A function that simulates a bundle's Verilog, and the simulator's name and version."""
     made = kept_in(bundle, program)
-    simulator: testbench.Simulator = "verilator" if shutil.which("verilator") or not shutil.which("iverilog") else "iverilog"
+    simulator = _simulator()
 
     def simulate(codes: Mapping[str, Integers]) -> Mapping[str, Integers]:
         return testbench.simulate(made, codes, simulator, folder, progress).outputs
 
     return simulate, simulator, _version(simulator)
+
+
+def _simulator() -> testbench.Simulator:
+    """Verilator, or Icarus where that alone is here."""
+    return "verilator" if shutil.which("verilator") or not shutil.which("iverilog") else "iverilog"
 
 
 def _version(simulator: str) -> str:

@@ -96,12 +96,14 @@ class Constants:
 class Departure:
     """One way in which a network is unlike the results, and by what its intervals widen: in area, and in cycles.
 
-    The factors are judgement. Where results let them be tried (another depth, another reuse factor), they are generous.
+    The factors are judgement. Where results let them be tried (another depth, another reuse factor), they are generous. `clock`
+    is the clock's own, one way only: above 1 it may be so many times faster, below 1 slower.
     """
 
     told: str
     area: float
     cycles: float
+    clock: float = 1.0
 
 
 @functools.cache
@@ -133,6 +135,15 @@ def cycles(apart: Iterable[Departure]) -> float:
     return math.exp(math.hypot(*(math.log(one.cycles) for one in apart)))
 
 
+def clock(apart: Iterable[Departure]) -> tuple[float, float]:
+    """By how much they widen the clock's interval: downwards, and upwards. What widens area counts by its fourth root."""
+    listed = tuple(apart)
+    common = math.log(area(listed)) / 4
+    ways = [[max(0.0, way * math.log(one.clock)) for one in listed] for way in (-1, 1)]
+    down, up = (math.exp(common + math.hypot(*way)) for way in ways)
+    return down, up
+
+
 def _apart(
     found: Sequence[Cost], reuse_factor: int, strategy: str, clock_ns: float, io_type: str, part: str, region: Region
 ) -> tuple[Departure, ...]:
@@ -142,22 +153,24 @@ def _apart(
     strange = sorted({layer.described for layer in layers} - set(region.kinds))
     widths = {width for layer in weighted for width in (layer.activation_bits, layer.accumulator_bits)} - {region.activation_bits}
     asked, most = strategy == "resource", max(one.multipliers for one in found)
-    listed = (
-        (bool(strange), f"layers of kind {', '.join(strange)}", 2.0, 1.5),
-        (strategy != region.strategy, f"strategy {strategy}", 3.0, 2.0),
-        (asked and reuse_factor < region.reuse[0], f"reuse factor {reuse_factor} below {region.reuse[0]}", 2.0, 1.1),
-        (asked and reuse_factor > region.reuse[1], f"reuse factor {reuse_factor} above {region.reuse[1]}", 1.2, 1.02),
-        (asked and most > region.multipliers, f"{most} multipliers in a layer, more than {region.multipliers}", 1.5, 1.1),
-        (sum(layer.weights for layer in layers) > region.weights, f"more than {region.weights:,} weights", 1.15, 1.0),
-        (io_type != region.io_type, io_type, 1.5, 1.3),
-        (part not in ("", region.part), f"part {part}", 1.2, 1.05),
-        (abs(clock_ns / region.clock_ns - 1) > 0.01, f"clock of {clock_ns:g} ns", 1.15, 1.1),
-        (bool(widths), f"values of {', '.join(map(str, sorted(widths)))} bits", 1.4, 1.0),
-        (_outside(sizes, region.sizes), f"sizes outside {_told(region.sizes)}", 1.2, 1.0),
-        (_outside(bits, region.bits), f"weights outside {_told(region.bits)} bits", 1.3, 1.0),
-        (_outside([len(weighted)], region.depth), f"{len(weighted)} layers with weights", 1.15, 1.0),
+    slower = clock_ns / region.clock_ns  # a design can be as fast as there all the same, or no faster
+    root = math.sqrt(max(slower, 1 / slower))  # of area and cycles: registers and the depth of pipelines alone follow the clock
+    listed: tuple[tuple[bool, str, float, float, float], ...] = (
+        (bool(strange), f"layers of kind {', '.join(strange)}", 2.0, 1.5, 1.0),
+        (strategy != region.strategy, f"strategy {strategy}", 3.0, 2.0, 1.0),
+        (asked and reuse_factor < region.reuse[0], f"reuse factor {reuse_factor} below {region.reuse[0]}", 2.0, 1.1, 1.0),
+        (asked and reuse_factor > region.reuse[1], f"reuse factor {reuse_factor} above {region.reuse[1]}", 1.2, 1.02, 1.0),
+        (asked and most > region.multipliers, f"{most} multipliers in a layer, more than {region.multipliers}", 1.5, 1.1, 1.0),
+        (sum(layer.weights for layer in layers) > region.weights, f"more than {region.weights:,} weights", 1.15, 1.0, 1.0),
+        (io_type != region.io_type, io_type, 1.5, 1.3, 1.0),
+        (part not in ("", region.part), f"part {part}", 1.2, 1.05, 1.0),
+        (abs(clock_ns / region.clock_ns - 1) > 0.01, f"clock of {clock_ns:g} ns", 1.15 * root, 1.1 * root, slower),
+        (bool(widths), f"values of {', '.join(map(str, sorted(widths)))} bits", 1.4, 1.0, 1.0),
+        (_outside(sizes, region.sizes), f"sizes outside {_told(region.sizes)}", 1.2, 1.0, 1.0),
+        (_outside(bits, region.bits), f"weights outside {_told(region.bits)} bits", 1.3, 1.0, 1.0),
+        (_outside([len(weighted)], region.depth), f"{len(weighted)} layers with weights", 1.15, 1.0, 1.0),
     )
-    return tuple(Departure(told, area, cycles) for holds, told, area, cycles in listed if holds)
+    return tuple(Departure(told, area, cycles, clock) for holds, told, area, cycles, clock in listed if holds)
 
 
 def _outside(values: Iterable[int], known: tuple[int, ...]) -> bool:

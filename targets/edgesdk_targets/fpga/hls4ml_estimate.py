@@ -17,7 +17,9 @@ from edgesdk_converters.errors import RecipeError, Unsupported
 
 from ..figure import Figure, Interval
 from . import hls4ml_requests
-from .hls4ml_constants import Constants, Departure, Spread, area, cycles, departures, shipped
+from .clock_limits import fastest_mhz
+from .hls4ml_constants import Constants, Departure, Spread, area, clock, cycles, departures, shipped
+from .hls4ml_merged import unmerged
 from .hls4ml_terms import KINDS, Cost, FixedLayer, Strategy, cost
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ def count(
     if not any(layer.weighted for layer in layers):
         raise Unsupported("the hls4ml estimate", layers[0].name if layers else "", "network", "it has no layer with weights")
     asked = hls4ml_requests.of_layers(layers, reuse_factor, own)
+    if io_type == "io_parallel" and checked == "resource":  # as in the export, where hls4ml folds a window no further
+        asked = [min(wanted, layer.n_in) if layer.slides else wanted for layer, wanted in zip(layers, asked, strict=True)]
     found = [cost(layer, wanted, checked, clock_ns) for layer, wanted in zip(layers, asked, strict=True)]
     if own:
         apart = hls4ml_requests.unlike(found, strategy, clock_ns, io_type, part, known)
@@ -160,14 +164,17 @@ def layers_of(program: IntegerProgram) -> tuple[FixedLayer, ...]:
     return tuple(made)
 
 
-def layers_from_cost(layers: Sequence[Layer], bits: int) -> tuple[FixedLayer, ...]:
-    """The layers of a network that is not in fixed point yet, as it would be with weights and activations of `bits`.
+def layers_from_cost(
+    layers: Sequence[Layer], bits: int, activation_bits: int = 0, accumulator_bits: int = 0
+) -> tuple[FixedLayer, ...]:
+    """The layers of a network that is not in fixed point yet, as it would be with weights of `bits`.
 
-    Accumulators are as wide as their sums get. Batch normalisation is folded into the layer before it; what only rearranges
-    costs nothing. What has no formula gets its operator as kind, which `estimate` refuses.
+    What is 0 is as our export writes it: activations of `bits` too, accumulators as wide as their sums get. Batch normalisation
+    is folded into the layer before it, and so are biases and scales; what only rearranges costs nothing. What has no formula
+    gets its operator as kind, which `estimate` refuses.
     """
-    made = []
-    for layer in layers:
+    made, values = [], activation_bits or bits
+    for layer in unmerged(layers):
         if layer.kind in _FREE or layer.op == "BatchNormalization":
             continue
         out = _inner(layer.out_shapes[0])
@@ -178,10 +185,10 @@ def layers_from_cost(layers: Sequence[Layer], bits: int) -> tuple[FixedLayer, ..
                 kind = f"dilated {layer.op}" if len(layer.in_shapes) == 1 else layer.op
             channels = out[0] if rank else out[-1]
             n_in = layer.macs // math.prod(out)
-            sums = 2 * bits + math.ceil(math.log2(max(1, n_in)))
+            sums = accumulator_bits or bits + values + math.ceil(math.log2(max(1, n_in)))
             made.append(
                 FixedLayer(
-                    layer.name, kind, n_in, channels, bits, bits, sums, math.prod(out) // channels, math.prod(layer.kernel)
+                    layer.name, kind, n_in, channels, bits, values, sums, math.prod(out) // channels, math.prod(layer.kernel)
                 )
             )  # fmt: skip
             continue
@@ -190,7 +197,7 @@ def layers_from_cost(layers: Sequence[Layer], bits: int) -> tuple[FixedLayer, ..
         if layer.op.startswith("Global"):
             window = math.prod(_inner(layer.in_shapes[0])[1:])
         kind = _KIND_OF_OPERATOR.get(layer.op, layer.op or layer.kind)
-        made.append(FixedLayer(layer.name, kind, channels, channels, 0, bits, bits, positions, window))
+        made.append(FixedLayer(layer.name, kind, channels, channels, 0, values, values, positions, window))
     return tuple(made)
 
 
@@ -334,16 +341,18 @@ def _initiation(found: Sequence[Cost], apart: Sequence[Departure], where: str) -
 
 
 def _clock(found: Sequence[Cost], known: Constants, apart: Sequence[Departure], clock_ns: float, where: str, told: str) -> Figure:
-    """Of the period that the synthesis from C estimates; after place and route it can be longer."""
-    value, spread, wider = (
-        round(1000 / (known.clock[known.longest_path(found)] * clock_ns), 1),
-        known.spread["clock"],
-        area(apart) ** 0.25,
-    )
+    """Of the period that the synthesis from C estimates; after place and route it can be longer.
+
+    No part has a faster clock than its clock tree carries. Far from the clock of the results, the interval reaches back to it.
+    """
+    fastest, spread, (down, up) = fastest_mhz(where), known.spread["clock"], clock(apart)
+    counted = round(1000 / (known.clock[known.longest_path(found)] * clock_ns), 1)
+    value = min(counted, fastest)
+    low, high = (min(end, fastest) for end in (counted * math.exp(-spread.high) / down, counted * math.exp(-spread.low) * up))
+    limit = f", no faster than the {fastest:g} MHz of the part's clock tree" if value < counted else ""
     return Figure(
-        "fmax_mhz", value, "estimated", where, f"period as Vitis HLS estimates it, before routing; {told}",
-        extrapolated=bool(apart),
-        interval=Interval(value * math.exp(-spread.high) / wider, value * math.exp(-spread.low) * wider, LEVEL),
+        "fmax_mhz", value, "estimated", where, f"period as Vitis HLS estimates it, before routing{limit}; {told}",
+        extrapolated=bool(apart), interval=Interval(low, high, LEVEL),
     )  # fmt: skip
 
 

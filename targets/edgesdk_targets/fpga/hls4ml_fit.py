@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from edgesdk_converters import fields
 from edgesdk_converters.errors import TargetError
 
+from . import resources
 from .hls4ml_constants import Constants, Placement, Region, Spread, area, departures, shipped
-from .hls4ml_estimate import LEVEL, STRATEGIES, TARGETS, check
+from .hls4ml_estimate import BRAM18_PER_TILE, IO_TYPES, LEVEL, STRATEGIES, TARGETS, check
 from .hls4ml_terms import Cost, FixedLayer, cost
 
 Floats = NDArray[np.float64]
@@ -115,13 +116,34 @@ def record(data: object, where: str = "a record") -> Record:
             raise TargetError(f"{where}: {name} = {value} is no measurement")
     if not found.layers or found.strategy not in STRATEGIES:
         raise TargetError(f"{where}: it needs layers and one of the strategies {', '.join(STRATEGIES)}")
+    if found.io_type not in IO_TYPES:
+        raise TargetError(f"{where}: io_type {found.io_type!r} is none of {', '.join(IO_TYPES)}")
+    if found.reuse_factor < 1 or not 0.5 <= found.clock_ns <= 1000:
+        told = f"a reuse factor of {found.reuse_factor} and a clock of {found.clock_ns:g} ns"
+        raise TargetError(f"{where}: {told}; allowed: 1 and more, 0.5 to 1000 ns")
+    check_possible(found, where)
     return found
+
+
+def check_possible(given: Record, where: str) -> None:
+    """Raise TargetError where a result has more than its part, or any, can hold: one such result would spoil the fit's intervals.
+
+    Cycles are not bounded.
+    """
+    bounds = resources.bounds(given.part)
+    for name in ("lut", "ff", "dsp", "bram"):
+        most = bounds[name] / (BRAM18_PER_TILE if name == "bram" else 1)
+        if given.measured.get(name, 0.0) > most:
+            part = given.part or "any part"
+            told = f"{name} = {given.measured[name]:g}, more than {resources.BEYOND} times what {part} has"
+            raise TargetError(f"{where}: {told}", "correct the record, or leave it out")
 
 
 def fit(records: Sequence[Record], base: Constants | None = None, source: str = "own results", date: str = "") -> Constants:
     """Constants for results like the given, shrunk towards `base` (None: as shipped) the more the fewer they are.
 
-    Raises TargetError for fewer than three results, Unsupported for a layer that has no formula.
+    What the base knew with other settings (strategy, io_type, clock, part) is outside of the data then: its constants have moved
+    without its results. Raises TargetError for fewer than three results, Unsupported for a layer that has no formula.
     """
     start = shipped() if base is None else base
     if len(records) < FEWEST:
@@ -130,7 +152,8 @@ def fit(records: Sequence[Record], base: Constants | None = None, source: str = 
     families = sorted({one.record.family for one in counted})
     found = constants(counted, start)
     spread = _left_out(counted, start, families) if len(families) >= FAMILIES else _weighed(counted, found, start)
-    regions = (*start.regions, _region(counted))
+    region = _region(counted)
+    regions = (*(before for before in start.regions if _alike(before, region)), region)
     return replace(
         found, spread=spread, regions=regions, source=source if base is ANALYTIC else f"{source}; before them: {start.source}",
         date=date, n=len(records) + start.n, families=len(families) + start.families,
@@ -325,6 +348,13 @@ def _region(counted: Sequence[_Counted]) -> Region:
         _commonest(one.clock_ns for one in records), _commonest(one.part for one in records),
         _commonest(layer.activation_bits for layer in weighted), tuple(sorted(kinds)), len(records),
     )  # fmt: skip
+
+
+def _alike(before: Region, region: Region) -> bool:
+    """Whether two have the same settings; a part that is not told is any."""
+    parts = before.part == region.part or not (before.part and region.part)
+    same = (before.strategy, before.io_type) == (region.strategy, region.io_type)
+    return parts and same and math.isclose(before.clock_ns, region.clock_ns, rel_tol=0.01)
 
 
 def _commonest(values: Iterable[Any]) -> Any:

@@ -180,9 +180,11 @@ def _reuse_factors(layers: Layers, options: Options) -> tuple[dict[str, int], li
         if layer.products is None:
             continue
         wanted = options.reuse_factors.get(layer.node, options.reuse_factor)
-        chosen[layer.node] = reuse.closest(*layer.products, wanted) if _folds(options) else wanted
+        most = layer.products[0] if layer.kind.startswith("Conv") and options.io_type == "io_parallel" else wanted
+        chosen[layer.node] = reuse.closest(*layer.products, min(wanted, most)) if _folds(options) else wanted
         if chosen[layer.node] != wanted:
-            notes.append(f"{layer.node}: reuse factor {chosen[layer.node]}, the legal one closest to {wanted}")
+            within = f", within its window's {most}, as in parallel hls4ml folds no further" if most < wanted else ""
+            notes.append(f"{layer.node}: reuse factor {chosen[layer.node]}, the legal one closest to {wanted}{within}")
         if _is_unrolled(layer, options) and options.strategy == "resource":
             notes.append(f"{layer.node}: strategy latency, as hls4ml has no other for depthwise convolutions in parallel")
     return chosen, notes
@@ -241,6 +243,8 @@ def _check(graph: ModelGraph, layers: Layers, factors: Mapping[str, int]) -> Non
         node = graph.graph.get(layer.name)
         if node is None:
             if layer.kind == "Reshape":  # elements in parallel lie flat anyway
+                continue
+            if layer.attributes.get("activation") == "linear":  # of the type that it reads, so that it changes nothing
                 continue
             raise TargetError(f"hls4ml has dropped layer {layer.name!r} ({layer.kind})", _BUG)
         for name, fixed in layer.precision.items():

@@ -132,7 +132,7 @@ class Network:
             layer = add(chosen)
         elif high_fits and (not cast.clips_low or low == cast.low):
             layer = add(replace(chosen, saturation="SAT"))
-        elif high_fits and low + 1 == cast.low:
+        elif high_fits and tight.signed and low + 1 == cast.low:
             layer = add(replace(chosen, saturation="SAT_SYM"))
         else:
             layer = self._clipped(operation, cast, shape, add(replace(chosen, saturation="SAT")))

@@ -64,7 +64,7 @@ def unlike(
     def compared(request: int) -> tuple[Departure, ...]:
         return departures(found, request, strategy, clock_ns, io_type, part, constants)
 
-    if strategy != "resource":  # each weight has its multiplier, whatever is asked for
+    if strategy != "resource":  # no result has it, whatever is asked for
         return compared(1)
     each = [(requests(one.layer.n_in, one.layer.n_out, one.reuse), one.reuse) for one in found if one.layer.weighted]
     common = Requests(max(one.least for one, _ in each), min(one.greatest for one, _ in each))

@@ -127,6 +127,10 @@ def _conv(network: Network, op: Conv) -> None:
     if groups > 1 and not (single and f"DepthwiseConv{rank}D" in network.backend.kinds):
         network.notes.append(f"{op.node}: {groups} groups written as one with zeros between them")
         weight, groups = _ungrouped(op), 1
+    points = groups == 1 and math.prod(kernel) == 1
+    if network.stream and rank == 2 and kernel[0] == 1 < held.shape[0] and op.strides[0] > 1 and not points:
+        told = f"io_stream takes a window of {kernel} for one of one dimension and drops its stride of {op.strides[0]} downwards"
+        raise network.refusal(op, told, "io_parallel")
     if groups > 1:
         attributes, precision = _weighted(network, op, held, np.moveaxis(weight, (0, 1), (-2, -1)), weight.reshape(outs, -1))
         attributes["depthwise_data"] = attributes.pop("weight_data")

@@ -66,6 +66,11 @@ class FixedLayer:
         return self.kind in WEIGHTED
 
     @property
+    def slides(self) -> bool:
+        """Whether hls4ml computes it window by window, as a convolution; in parallel it folds such a layer within its window."""
+        return self.weighted and (self.kind != "dense" or self.positions > 1)
+
+    @property
     def described(self) -> str:
         return self.kind if self.positions == 1 else f"{self.kind} over pixels"
 
@@ -144,7 +149,7 @@ def cost(layer: FixedLayer, reuse_factor: int, strategy: Strategy, clock_ns: flo
     """The counts of a layer of any kind in KINDS."""
     if not layer.weighted:
         return _without_weights(layer)
-    return _folded(layer, reuse_factor) if strategy == "resource" else _unrolled(layer, clock_ns)
+    return _folded(layer, reuse_factor) if strategy == "resource" else _unrolled(layer, reuse_factor, clock_ns)
 
 
 def placement(layer: FixedLayer, reuse: int) -> str:
@@ -198,12 +203,14 @@ def _memory(layer: FixedLayer, reuse: int) -> Memory:
     return Memory(index, whole, placement(layer, reuse), multipliers * bits * max(1.0, reuse / 64))
 
 
-def _unrolled(layer: FixedLayer, clock_ns: float) -> Cost:
-    """Strategy latency: a multiplier for every weight that is not 0, an adder tree for every output; II 1.
+def _unrolled(layer: FixedLayer, reuse_factor: int, clock_ns: float) -> Cost:
+    """Strategy latency: a product for every weight that is not 0, an adder tree for every output; II `reuse_factor`.
 
+    As many products as there are cycles between inputs share a multiplier, one after another; adders are taken not to be shared.
     A constant of b bits is some b / 3 signed digits that are not 0 (canonical signed digits), so b / 3 - 1 adders.
     """
     products, each = round(layer.weights * layer.nonzero), dsps_each(layer)
+    multipliers = math.ceil(products / reuse_factor)
     terms = max(1.0, layer.n_in * layer.nonzero)
     levels = math.ceil(math.log2(terms + 1))  # and the bias
     depth = (3 if each else 1) + math.ceil(levels * ADDER_NS / (USABLE_PERIOD * clock_ns))
@@ -212,8 +219,9 @@ def _unrolled(layer: FixedLayer, clock_ns: float) -> Cost:
     lut["adder_bits"] = products * layer.accumulator_bits
     lut["constant_bits"] = 0.0 if each else products * digits * (layer.activation_bits + layer.weight_bits)
     ff["product_register_bits"] = products * (layer.activation_bits + layer.weight_bits)
-    cycles = depth if layer.positions == 1 else layer.positions + depth
-    return Cost(layer, 1, products, products * each, cycles, cycles, layer.positions, Memory(), lut, ff)
+    interval = layer.positions * reuse_factor
+    cycles = depth + (min(reuse_factor, max(1, products)) - 1 if layer.positions == 1 else interval)
+    return Cost(layer, reuse_factor, multipliers, multipliers * each, cycles, cycles, interval, Memory(), lut, ff)
 
 
 def _words(layer: FixedLayer) -> dict[str, float]:

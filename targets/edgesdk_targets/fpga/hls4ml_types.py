@@ -127,10 +127,10 @@ class Cast:
 
     def bounded(self, low: int | None, high: int | None) -> Cast:
         """With one more clip, as IntegerProgram's Clip does it: first from below, then from above."""
-        low = self.low if low is None else low
-        high = self.high if high is None else high
-        least, most = (min(max(end, low), high) for end in (self.low, self.high))
-        clips_low, clips_high = self.clips_low or low > self.low, self.clips_high or high < self.high
+        least, most = (end if low is None else max(end, low) for end in (self.low, self.high))
+        least, most = (end if high is None else min(end, high) for end in (least, most))
+        clips_low = self.clips_low or (low is not None and low > self.low)
+        clips_high = self.clips_high or (high is not None and high < self.high)
         return replace(self, low=least, high=most, clips_low=clips_low, clips_high=clips_high)
 
 

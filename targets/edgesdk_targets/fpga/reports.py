@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +101,9 @@ def synthesised(path: Path, family: str) -> Synthesised:
     cells = data.get("design", {}).get("num_cells_by_type", {}) if isinstance(data.get("design", {}), dict) else None
     if not isinstance(cells, dict) or "modules" not in data:
         raise TargetError(f"{path}: no report of yosys' `stat -json`: 'modules' or 'design' is missing")
+    wrong = next((cell for cell, number in cells.items() if not _is_count(number)), None)
+    if wrong is not None:
+        raise TargetError(f"{path}: {wrong} is {cells[wrong]!r}, not a whole number, 0 or more", "run synthesis again")
     kinds = _COUNTS[family]
     known = _FREE.union(*kinds.values())
     strange = sorted(set(cells) - known)
@@ -119,8 +123,16 @@ def routed(path: Path) -> Routed:
         used = {name: (int(entry["used"]), int(entry["available"])) for name, entry in data["utilization"].items()}
         clocks = {name: (float(entry["achieved"]), float(entry["constraint"])) for name, entry in data["fmax"].items()}
         paths = tuple(map(_path, data["critical_paths"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TargetError(f"{path}: no report of nextpnr: {type(error).__name__} {error}") from error
+    for name, (achieved, asked) in clocks.items():
+        if not 0 < achieved < math.inf or not 0 < asked < math.inf:
+            told = f"{achieved:g} MHz achieved, {asked:g} MHz asked for"
+            raise TargetError(f"{path}: clock {name} has {told}; both have to be above 0", "run place and route again")
+    wrong = next((name for name, entry in data["utilization"].items() if not _is_count(entry["used"])), None)
+    if wrong is not None:
+        told = f"{wrong} is {data['utilization'][wrong]['used']!r}, not a whole number, 0 or more"
+        raise TargetError(f"{path}: {told}", "run place and route again")
     absent = sorted(set(_ROUTED.values()) - set(used))
     if absent:
         raise TargetError(f"{path}: nextpnr's utilization lacks {', '.join(absent)}", "nextpnr-ecp5 0.5 or newer is needed")
@@ -189,9 +201,16 @@ def notes(run: ToolRun) -> tuple[str, ...]:
     ]
     told += synthesised(run.folder / toolchain.CELLS, run.plan.family).remarks
     if run.step("place-and-route") is not None:
+        found = routed(run.folder / toolchain.TIMING)
         told += [
             f"critical path from {p.start} to {p.end}: {p.total_ns:.2f} ns ({p.logic_ns:.2f} logic, {p.routing_ns:.2f} routing)"
-            for p in routed(run.folder / toolchain.TIMING).paths
+            for p in found.paths
+        ]
+        told += [
+            f"the design keeps {achieved:.4g} MHz, not the {asked:g} MHz asked for: what runs it faster may get wrong results; "
+            f"--set clock_ns={math.ceil(1e4 / achieved) / 10:g} asks for what it keeps"
+            for achieved, asked in found.clocks_mhz.values()
+            if achieved < asked
         ]
     return (*told, *run.notes)
 
@@ -232,6 +251,10 @@ def _path(entry: Mapping[str, Any]) -> CriticalPath:
 
     routing = [part for part in parts if part["type"] == "routing"] or parts
     return CriticalPath(place(entry["from"], routing[0]), place(entry["to"], routing[-1]), total - wires, wires)
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number >= 0
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgesdk_converters.errors import DeviceError, DoesNotFit
 
-from ..device import DeviceProfile
-from ..figure import Interval
+from ..device import DeviceProfile, of_target
+from ..figure import Figure, Interval
 
 FILL = 0.7
 """Beyond this share of a part routing is slow and clocks fall; FINN bounds LUTs alike (Xilinx/finn util/platforms.py)."""
 XILINX = {"lut": "LUT6", "ff": "flip-flops", "bram": "BRAM18", "uram": "URAM288", "io": "pins"}
+LARGEST: Mapping[str, int] = {"lut": 4_085_760, "ff": 8_171_520, "dsp": 12_288, "bram": 5_376}
+"""Of any UltraScale+ part: LUTs and flip-flops of the VU19P, DSPs and BRAM18 of the VU13P (AMD DS890)."""
+BEYOND = 10
 UNITS: Mapping[str, Mapping[str, str]] = {
     "xc7": {**XILINX, "dsp": "DSP48E1"},
     "xcup": {**XILINX, "dsp": "DSP48E2"},
@@ -90,3 +93,27 @@ def check(device: DeviceProfile, needs: Mapping[str, Interval | float]) -> tuple
             "fewer bits, pruning, more reuse (folding) or a larger part" + (f"; also short of {also}" if also else ""),
         )  # fmt: skip
     return tuple(notes)
+
+
+def notes(device: DeviceProfile, rows: Sequence[Figure]) -> tuple[str, ...]:
+    """Of an estimate, block RAM in the units of `capacities`: what `check` warns of, or in what the design does not fit."""
+    told: list[str] = []
+    for row in rows:
+        if row.layer is not None or row.name not in UNITS["xc7"] or row.value is None:
+            continue
+        try:
+            told += check(device, {row.name: row.interval or float(row.value)})
+        except DoesNotFit as error:
+            low = ", at the low end of the estimate's interval" if row.interval is not None else ""
+            told.append(f"DoesNotFit{low}: {error.message}; {error.hint}")
+    return tuple(told)
+
+
+def bounds(part: str) -> Mapping[str, float]:
+    """Of a part by its full name, of another for any part: more than a result of synthesis can need, by resource of LARGEST.
+
+    It is BEYOND times what the part has, since synthesis counts designs that are too large as well.
+    """
+    profile = next((one for one in of_target("fpga") if part and one.get("part", str) == part), None)
+    have = LARGEST if profile is None else {name: one.have for name, one in capacities(profile).items()}
+    return {name: BEYOND * have[name] for name in LARGEST}

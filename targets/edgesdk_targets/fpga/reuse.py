@@ -28,11 +28,19 @@ MOST_ESTIMATES = 4000
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with weights, by hls4ml's rule: `n_in` values behind each result (kernel x channels), `n_out` results."""
+    """A layer with weights, by hls4ml's rule: `n_in` values behind each result (kernel x channels), `n_out` results.
+
+    `most` bounds its reuse factors where hls4ml folds no further, None elsewhere.
+    """
 
     name: str
     n_in: int
     n_out: int
+    most: int | None = None
+
+    @property
+    def legal(self) -> tuple[int, ...]:
+        return tuple(factor for factor in legal(self.n_in, self.n_out) if self.most is None or factor <= self.most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +110,7 @@ def search(
     """
     if not layers:
         raise ValueError("no layers to search over")
-    choices = [legal(layer.n_in, layer.n_out) for layer in layers]
+    choices = [layer.legal for layer in layers]
     names = [layer.name for layer in layers]
     bounds = limits or {}
     counting = {*axes, *bounds}

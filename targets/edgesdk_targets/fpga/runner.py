@@ -17,7 +17,7 @@ from edgesdk_converters.integer_program import Integers
 
 from ..bundle import Bundle
 from ..runner import DEFAULTS, RunnerFacts, RunOptions
-from . import evidence, flow_hls4ml, flow_rtl
+from . import evidence, flow_hls4ml, flow_rtl, testbench
 from .interface import FILE, Interface
 
 Array = NDArray[Any]
@@ -28,6 +28,7 @@ REFERENCE = "integer reference"
 class FpgaRunner:
     """The bundle's own design in a simulator. It is exact, not fast: each call starts the simulator, `run_many` once for all.
 
+    The simulator of Verilog is built, unless it is kept from earlier, when the first inputs come: they have been checked then.
     Where the simulator is not installed, or only a vendor has it, and a fallback is allowed, the integer reference runs in its
     place, and the facts say so.
     """
@@ -67,7 +68,7 @@ class FpgaRunner:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _opened(self, bundle: Bundle, options: RunOptions) -> tuple[Simulate, RunnerFacts]:
-        """The simulation and its facts, tried on one inference so that what is missing is found now."""
+        """The simulation and its facts. What is missing is found now: of Verilog by the programs, of C++ on one inference."""
         flow = bundle.manifest.runtime.config.get("flow", "")
         simulate: Simulate
         if flow == "rtl":
@@ -77,9 +78,14 @@ class FpgaRunner:
         else:
             raise EdgeError(f"the bundle is of the flow {flow!r}; known: rtl, hls4ml", "update edgesdk")
         try:
-            simulate(evidence.vectors(self._program, 1))
+            if flow == "rtl":
+                testbench.check(name)
+            else:
+                simulate(evidence.vectors(self._program, 1))
         except (MissingTool, Unsupported) as error:
             if not options.allow_fallback:
+                other = " (or iverilog, which is slower)" if isinstance(error, MissingTool) and error.tool == "verilator" else ""
+                error.hint = f"{error.hint}{other}; --allow-fallback (allow_fallback=True) runs the {REFERENCE} in its place"
                 raise
             because = f"{error.tool} is not installed" if isinstance(error, MissingTool) else error.reason
             facts = RunnerFacts(REFERENCE, "", (REFERENCE,), fallback=True, simulated=True, because=because)

@@ -6,9 +6,11 @@ in which cycles they pass. With stalls, both sides pause at random. To compare t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -20,7 +22,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesdk_converters.errors import DeviceError, MissingTool, ToolError
+from edgesdk_converters.errors import MissingTool, ToolError
 from edgesdk_converters.integer_program import Integers
 
 from .. import engine_cache
@@ -28,12 +30,15 @@ from ..runner import silent
 from .bench_text import Side, icarus_bench, verilator_main
 from .design import Design
 from .stream import Stream
+from .tool_process import ROOM, TELL_S, Limit, TookTooLong, writing
 
 Simulator: TypeAlias = Literal["verilator", "iverilog"]
 Level: TypeAlias = Literal["core", "serial"]
 Words: TypeAlias = NDArray[np.uint32]
 PACKAGES = {"verilator": "verilator", "iverilog": "iverilog", "vvp": "iverilog", "yosys": "yosys", "make": "make", "g++": "g++"}
 """Programs that are needed, and the Debian packages that bring them."""
+NEEDED: Mapping[str, tuple[str, ...]] = {"verilator": ("verilator",), "iverilog": ("iverilog", "vvp")}
+"""Programs that each simulator starts."""
 BENCH = "bench"
 HANGS_AFTER_CYCLES = 16
 """Times the design's own interval (and its memories' sizes) that may pass without a beat at either side."""
@@ -118,11 +123,12 @@ def simulate(
     level: Level = "core",
     stalls: bool = False,
     seed: int = 0,
+    limit: Limit | None = None,
 ) -> Simulated:
     """Write the design and a test bench into `folder` and run them there on all inferences of `codes`, back to back.
 
-    What Verilator builds is kept in the user's cache and used again. Raises ToolError for a missing program, one that fails, and
-    a design that hangs.
+    What Verilator builds is kept in the user's cache and used again. Raises ToolError for a missing program, one that fails or is
+    not done at the limit, and a design that hangs; DeviceError, with its name, for a file that cannot be written.
     """
     made = bench(design, codes, simulator=simulator, level=level, stalls=stalls, seed=seed)
     begun = time.monotonic()
@@ -132,37 +138,35 @@ def simulate(
     if simulator == "verilator":
         name = Path(last[0]).name
         sources = {file: design.files[file] for file in design.sources}  # memories are read when it runs
-        kept = _kept(building[0], {**sources, f"{BENCH}.cc": made.files[f"{BENCH}.cc"]}, progress, design.name)
+        kept = _kept(building[0], {**sources, f"{BENCH}.cc": made.files[f"{BENCH}.cc"]}, progress, design.name, limit)
         last = (str(kept), *last[1:])
     else:
         for command in building:
             progress(f"{Path(command[0]).name}: {design.name}, {level}")
-            run(command, root)
+            run(command, root, progress, limit)
         name = Path(last[0]).name
     progress(f"{name}: {design.name}, {level}")
-    run(last, root)
+    run(last, root, progress, limit, name)
     return _read(design, level, root, simulator, time.monotonic() - begun)
 
 
-def _kept(command: Sequence[str], files: Mapping[str, bytes], progress: Callable[[str], None], name: str) -> Path:
+def _kept(
+    command: Sequence[str], files: Mapping[str, bytes], progress: Callable[[str], None], name: str, limit: Limit | None
+) -> Path:
     """The program that Verilator builds of these files, from the user's cache, or built into it."""
     told = hashlib.sha256("\0".join((*command, run((command[0], "--version"), Path.cwd()))).encode())
     for file, data in sorted(files.items()):
         told.update(f"{file}\0{len(data)}\0".encode() + data)
     place = engine_cache.root() / "verilator" / told.hexdigest()[:32]
+    hint = "set XDG_CACHE_HOME to a folder that can be written"
     if not place.exists():
-        try:
+        with writing(place.parent, hint):
             place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="building-", dir=place.parent) as scratch:
-                _write(Path(scratch), files)
+                _write(Path(scratch), files, hint)
                 progress(f"{command[0]}: building a simulator of {name}")
-                run(command, Path(scratch))
+                run(command, Path(scratch), progress, limit)
                 Path(scratch, "obj_dir", BENCH).replace(place)
-        except OSError as error:
-            raise DeviceError(
-                f"{place.parent} cannot be written: {error.strerror or error}",
-                "set XDG_CACHE_HOME to a folder that can be written",
-            ) from error
     return place
 
 
@@ -174,6 +178,7 @@ def simulate_netlist(
     *,
     level: Level = "core",
     netlist: bytes = b"",
+    limit: Limit | None = None,
 ) -> Simulated:
     """The same of a `netlist` for an ECP5, on yosys' own models of its cells, in Icarus.
 
@@ -188,32 +193,72 @@ def simulate_netlist(
     if netlist:
         _write(root, {"netlist.v": netlist})
     else:
-        _synthesise(design, top, root, progress)
+        _synthesise(design, top, root, progress, limit)
     cells = _cell_models()
     progress(f"iverilog: the netlist of {design.name}")
-    run(("iverilog", "-g2012", "-o", f"{BENCH}.vvp", "-s", BENCH, f"{BENCH}.v", "netlist.v", str(cells)), root)
-    run(("vvp", "-N", f"{BENCH}.vvp"), root)
+    run(("iverilog", "-g2012", "-o", f"{BENCH}.vvp", "-s", BENCH, f"{BENCH}.v", "netlist.v", str(cells)), root, progress, limit)
+    run(("vvp", "-N", f"{BENCH}.vvp"), root, progress, limit)
     return _read(design, level, root, "iverilog", time.monotonic() - begun)
 
 
-def _synthesise(design: Design, top: str, root: Path, progress: Callable[[str], None]) -> None:
+def _synthesise(design: Design, top: str, root: Path, progress: Callable[[str], None], limit: Limit | None) -> None:
     synthesis = f"synth_ecp5 -top {top} -nobram -nodsp -run begin:check"  # the rest takes minutes to name cells
     script = f"read_verilog {' '.join(design.sources)}; {synthesis}; write_verilog -noattr netlist.v"
     progress(f"yosys: {design.name}, {Path(top).name}")
-    run(("yosys", "-q", "-p", script), root)
+    run(("yosys", "-q", "-p", script), root, progress, limit)
 
 
-def run(command: Sequence[str], folder: Path) -> str:
-    """What a command prints. Raises ToolError, with its last lines, for one that is missing or fails."""
-    name = Path(command[0]).name
+def check(simulator: str) -> None:
+    """Raise MissingTool for the first of a simulator's programs that is not there."""
+    for name in NEEDED[simulator]:
+        _check(name)
+
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    progress: Callable[[str], None] = silent,
+    limit: Limit | None = None,
+    label: str = "",
+) -> str:
+    """What a command prints, with a line of progress every second. Raises ToolError, with its last lines, for one that is missing
+    or fails, and TookTooLong when it was stopped at the limit. `label` names it in place of its file."""
+    name = label or Path(command[0]).name
     program = str(folder / command[0]) if os.sep in command[0] else command[0]
-    if os.sep not in command[0] and shutil.which(program) is None:
+    if os.sep not in command[0]:
+        _check(name)
+    with subprocess.Popen(
+        [program, *command[1:]], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+        start_new_session=True,
+    ) as child:  # fmt: skip
+        try:
+            told, errors = _ended(child, name, progress, limit)
+        except BaseException:  # Verilator has started make, and that the compiler
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            raise
+    if child.returncode:
+        last = " | ".join((told + errors).strip().splitlines()[-8:])
+        raise ToolError(name, f"ended with {child.returncode} on {' '.join(command[1:4])} …", last)
+    return told
+
+
+def _ended(child: subprocess.Popen[str], name: str, progress: Callable[[str], None], limit: Limit | None) -> tuple[str, str]:
+    """All that it prints, once it has ended."""
+    began = time.monotonic()
+    while True:
+        left = TELL_S if limit is None else min(TELL_S, limit.deadline - time.monotonic())
+        if limit is not None and left <= 0:
+            raise TookTooLong(name, f"stopped after {limit.timeout_s:,.6g} s", hint="a longer limit, or a smaller design")
+        try:
+            return child.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            progress(f"{name}: running, {time.monotonic() - began:.0f} s")
+
+
+def _check(name: str) -> None:
+    if shutil.which(name) is None:
         raise MissingTool(name, "is not installed", hint=f"install the package {PACKAGES.get(name, name)}, for instance with apt")
-    done = subprocess.run([program, *command[1:]], cwd=folder, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        last = " | ".join((done.stdout + done.stderr).strip().splitlines()[-8:])
-        raise ToolError(name, f"ended with {done.returncode} on {' '.join(command[1:4])} …", last)
-    return done.stdout
 
 
 def _cell_models() -> Path:
@@ -263,13 +308,15 @@ def _hexadecimal(words: Words) -> bytes:
     return "".join("".join(f"{word:08x}" for word in reversed(row)) + "\n" for row in words.tolist()).encode()
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Only what differs, so that a simulator that is there is not built again."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(folder: Path, files: Mapping[str, bytes], hint: str = ROOM) -> None:
+    """Only what differs, so that a simulator that is there is not built again. Raises DeviceError."""
+    with writing(folder, hint):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         place = folder / name
         if not place.is_file() or place.read_bytes() != data:
-            place.write_bytes(data)
+            with writing(place, hint):
+                place.write_bytes(data)
 
 
 def _read(design: Design, level: Level, folder: Path, simulator: Simulator, seconds: float) -> Simulated:

@@ -11,16 +11,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from edgesdk_converters.errors import ToolError
+from edgesdk_converters.errors import DeviceError, ToolError
 
 TELL_S = 1.0
 """Between two lines of progress."""
 LAST_LINES = 8
+ROOM = "make room there, or give another folder: TMPDIR for what is temporary, --out for what stays"
 # Linux hands the peak of a process down to what it executes: a tool started by a large Python would seem as large. As a child of
 # this small one it is measured alone.
 _LAUNCHER = """
@@ -50,6 +51,11 @@ class Limit:
     deadline: float
     timeout_s: float
 
+    @classmethod
+    def of(cls, timeout_s: float) -> Limit:
+        """From now on."""
+        return cls(time.monotonic() + timeout_s, timeout_s)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -70,11 +76,14 @@ def run(
     limit: Limit,
     progress: Callable[[str], None],
 ) -> Ended:
-    """Run a program in a folder; all that it prints goes to `log`. Raises TookTooLong when it was stopped at the deadline."""
+    """Run a program in a folder; all that it prints goes to `log`. Raises TookTooLong when it was stopped at the deadline, and
+    DeviceError where the log cannot be written."""
     began = time.monotonic()
+    with writing(log):
+        sink = log.open("wb", buffering=0)
     receiver, sender = os.pipe()
     try:
-        with log.open("wb", buffering=0) as sink:
+        with sink:
             command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(sender), *argv]
             with subprocess.Popen(
                 command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -91,6 +100,15 @@ def run(
     finally:
         os.close(receiver)
         os.close(sender)
+
+
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str], hint: str = ROOM) -> Iterator[None]:
+    """Raise DeviceError that names the file where it cannot be written: of a full disk the system's own error does not."""
+    try:
+        yield
+    except OSError as error:
+        raise DeviceError(f"{place} cannot be written: {error.strerror or error}", hint) from error
 
 
 def phase(line: str) -> str | None:
@@ -135,7 +153,8 @@ def _follow(
             data = os.read(child.stdout.fileno(), 1 << 16)
             if not data:
                 break
-            sink.write(data)
+            with writing(sink.name):
+                sink.write(data)
             *lines, rest = (rest + data).split(b"\n")
             for raw in lines:
                 line = raw.decode(errors="replace").rstrip()

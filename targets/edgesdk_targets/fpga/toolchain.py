@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -40,8 +40,21 @@ _SYNTHESIS = {
     "ecp5": "synth_ecp5 -run begin:check",
 }
 """For ECP5 without its last stage, of which `autoname` alone takes many minutes of a flat design; the rest is in the script."""
+PINS, _FREE_PINS = "pins.lpf", "--lpf-allow-unconstrained"
+"""Where a board's pins lie in a folder, and the option with which ports need none."""
+_NOT_SYNTHESISED = (".lpf", ".md")
+_BESIDE = (
+    "ifneq ($(wildcard ../manifest.json),)",
+    "# A bundle is refused that holds more than was written: everything is made beside it, where edgesdk build makes it too.",
+    "all clean:",
+    '\t@bundle="$$(cd .. && pwd)" && made="$${bundle%.edge}.build" && \\',
+    '\tmkdir -p "$$made" && cp -Rp . "$$made" && $(MAKE) -C "$$made" $@',
+    "else",
+)
 _KILLED = 128 + 9
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOCATE = re.compile(r'\bLOCATE\s+COMP\s+"?([^\s"]+)"?\s+SITE\s')
+_FREQUENCY = re.compile(r'\bFREQUENCY\s+PORT\s+"?([^\s"]+)"?\s+([\d.]+)\s+([MKmk]?[Hh][Zz])\b')
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -132,9 +145,9 @@ def plan(
 ) -> Plan:
     """The plan for a design, as far as `until`, or as far as free tools go for the device's family.
 
-    `files` are relative paths: .v and .sv are synthesised, .lpf constrain pins beside the clock, others ($readmemh, `include) lie
-    where they are named. `clock` is the port that is constrained to `clock_mhz`. Raises TargetError for names that tools or make
-    would misread and for a design without Verilog, DeviceError for a device of another family.
+    `files` are relative paths: .v and .sv are synthesised, .lpf place the ports (all of them, where there is one), .md are for
+    people, others ($readmemh, `include) lie where they are named. `clock` is the port that is constrained to `clock_mhz`. Raises
+    TargetError for names that tools or make would misread and for a design without Verilog, DeviceError for another family.
     """
     if not _NAME.fullmatch(top) or not _NAME.fullmatch(clock):
         raise TargetError(f"top module {top!r} and clock {clock!r} must be plain Verilog names: letters, digits and _")
@@ -153,7 +166,8 @@ def plan(
     family = resources.family(device)
     routed = family == "ecp5" and until != SYNTHESIS
     outputs = (CELLS, NETLIST, *((NETLIST_JSON,) if routed else ()))
-    steps = [Step(SYNTHESIS, ("yosys", _SCRIPT), (_SCRIPT, *sorted(n for n in files if not n.endswith(".lpf"))), outputs)]
+    read = sorted(name for name in files if not name.endswith(_NOT_SYNTHESISED))
+    steps = [Step(SYNTHESIS, ("yosys", _SCRIPT), (_SCRIPT, *read), outputs)]
     written = {_SCRIPT: _script(sources, top, _SYNTHESIS[family], routed).encode()}
     if routed:
         written[_CLOCK] = f'FREQUENCY PORT "{clock}" {clock_mhz:.6g} MHZ;\n'.encode()
@@ -161,6 +175,36 @@ def plan(
         steps += [routing, packing] if until == BITSTREAM else [routing]
     written[_MAKEFILE] = _makefile(steps).encode()
     return Plan(device, top, clock_mhz, seed, {**files, **written}, tuple(steps))
+
+
+def check_pins(data: bytes, ports: Collection[str], clock_mhz: float) -> None:
+    """Raise TargetError where a board's .lpf does not place just these ports, or has another clock.
+
+    nextpnr ignores a place for a port that is not there, and lets the file's FREQUENCY take that of the plan's place. What only
+    it knows (pins of the package, one pin twice) is left to it.
+    """
+    try:
+        text = re.sub(r"(#|//).*", "", data.decode())
+    except UnicodeDecodeError as error:
+        raise TargetError(f"it is no text: {error.reason} at byte {error.start}", "give a .lpf for nextpnr") from error
+    placed = set(_LOCATE.findall(text))
+    if not placed:
+        raise TargetError("it places no port", f'for each of {_some(ports)} give a line LOCATE COMP "PORT" SITE "PIN";')
+    unknown, missing = placed.difference(ports), set(ports) - placed
+    if unknown:
+        raise TargetError(f"it places {_some(unknown)}, which the design has not", f"the design's ports are {_some(ports, 99)}")
+    if missing:
+        raise TargetError(f"it has no pin for {_some(missing)}", 'each port needs a line LOCATE COMP "PORT" SITE "PIN";')
+    for port, number, unit in _FREQUENCY.findall(text):
+        mhz = float(number) * {"MHZ": 1, "KHZ": 1e-3, "HZ": 1e-6}[unit.upper()]
+        if port in placed and not math.isclose(mhz, clock_mhz, rel_tol=1e-4):
+            told = f"it has {port} at {mhz:g} MHz, and the design is made for {clock_mhz:g}"
+            raise TargetError(told, f"give --set clock_ns={1e3 / mhz:g}, or leave FREQUENCY out of the file")
+
+
+def _some(names: Collection[str], most: int = 6) -> str:
+    shown = sorted(names, key=lambda name: (name.split("[")[0], len(name), name))
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def run(
@@ -187,10 +231,11 @@ def run(
     with tempfile.TemporaryDirectory(prefix=".running-", dir=place) as scratch:
         for name, content in plan.files.items():
             target = place / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(scratch, "file")
-            beside.write_bytes(content)
-            beside.replace(target)
+            with tool_process.writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                beside.write_bytes(content)
+                beside.replace(target)
         for step in plan.steps:
             done.append(_run_step(step, found[step.argv[0]], place, Path(scratch), began + timeout_s, timeout_s, progress))
             if step.name == SYNTHESIS:
@@ -254,9 +299,10 @@ def _script(sources: list[str], top: str, synthesis: str, routed: bool) -> str:
 
 def _routing(device: DeviceProfile, constraints: list[str], clock_mhz: float, seed: int) -> tuple[Step, Step]:
     lpf = [part for name in (_CLOCK, *constraints) for part in ("--lpf", name)]
+    lpf += [] if constraints else [_FREE_PINS]
     place_and_route = (
         "nextpnr-ecp5", f"--{device.need('nextpnr_device', str)}", "--package", device.need("package", str),
-        "--speed", device.need("speed_grade", str), "--json", NETLIST_JSON, *lpf, "--lpf-allow-unconstrained",
+        "--speed", device.need("speed_grade", str), "--json", NETLIST_JSON, *lpf,
         "--freq", f"{clock_mhz:.6g}", "--timing-allow-fail", "--seed", str(seed), "--textcfg", _CONFIG, "--report", TIMING,
     )  # fmt: skip
     return (
@@ -267,16 +313,30 @@ def _routing(device: DeviceProfile, constraints: list[str], clock_mhz: float, se
 
 def _makefile(steps: list[Step]) -> str:
     tools = dict.fromkeys(step.argv[0] for step in steps)
+    takes_pins = any(_FREE_PINS in step.argv and PINS not in step.inputs for step in steps)
     lines = [f"# The steps that edgesdk runs, without it. Needed: {', '.join(' or '.join(TOOLS[t].programs) for t in tools)}."]
+    if takes_pins:
+        lines.append(
+            "# `make PINS=/path/of/board.lpf` places all ports as that file says; without it nextpnr chooses, for no board."
+        )
+    if any(PINS in step.inputs for step in steps):
+        lines.append(f"# {PINS} says where the board has the ports; `make PINS=…` is not read here.")
     for tool in tools:
         found = " || ".join([*(f"command -v {program}" for program in TOOLS[tool].programs), f"echo {tool}"])
         lines.append(f"{_variable(tool)} ?= $(shell {found})")
-    lines += ["", ".DELETE_ON_ERROR:", ".PHONY: all clean", f"all: {' '.join(steps[-1].outputs)}", ""]
+    lines += ["", ".DELETE_ON_ERROR:", ".PHONY: all clean anew", "", *_BESIDE, f"all: {' '.join(steps[-1].outputs)}", ""]
     for step in steps:
         first, *others = step.outputs
-        lines += [f"{first}: {' '.join(step.inputs)}", f"\t$({_variable(step.argv[0])}) {' '.join(step.argv[1:])}"]
+        command = f"$({_variable(step.argv[0])}) {' '.join(step.argv[1:])}"
+        needed = " ".join(step.inputs)
+        if takes_pins and _FREE_PINS in step.argv:
+            needed += " $(if $(PINS),anew)"
+            command = f'$(if $(PINS),cp "$(PINS)" {PINS} && ){command}'
+            command = command.replace(_FREE_PINS, f"$(if $(PINS),--lpf {PINS},{_FREE_PINS})")
+        lines += [f"{first}: {needed}", f"\t{command}"]
         lines += [f"{' '.join(others)}: {first}", ""] if others else [""]
-    return "\n".join([*lines, "clean:", f"\trm -f {' '.join(name for step in steps for name in step.outputs)}", ""])
+    made = [name for step in steps for name in step.outputs]
+    return "\n".join([*lines, "clean:", f"\trm -f {' '.join(made)}", "", "endif", ""])
 
 
 def _variable(tool: str) -> str:

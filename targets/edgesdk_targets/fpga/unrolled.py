@@ -11,14 +11,11 @@ from edgesdk_converters.errors import Unsupported
 from edgesdk_converters.integer_program import Conv, Dense, IntegerProgram, Operation
 
 from . import local, windows
+from .in_turn import WIDEST_BITS
 from .kernel import KernelOptions
 from .segments import Segment, natural_order, refuse
 from .stage import Body, Counts, Stage, Timing, one_by_one
 from .stream import Stream, bits_for
-
-WIDEST_BITS = 8192
-"""Of tensors that are taken at once."""
-
 
 FEW_BITS = 256
 """That are moved in wires rather than through a memory."""
@@ -40,7 +37,9 @@ def pixelwise(
             raise refuse(operations[0], reason, error.hint) from error
         return _at_once(name, operations, [stream.as_vector() for stream in streams], program, kernels)
     if all(stream.positions == 1 for stream in streams) and bits > WIDEST_BITS:
-        raise refuse(operations[0], f"unrolled it takes {bits:,} bits at once; allowed: {WIDEST_BITS:,}", "use the folded form")
+        layered = any(isinstance(one, Dense) for one in operations)
+        hint = "give --set form=folded" if layered else "take fewer bits, or keep it on the host: no form takes it in parts"
+        raise refuse(operations[0], f"it takes {bits:,} bits at once; allowed: {WIDEST_BITS:,}", hint)
     lanes = min(stream.lanes for stream in streams)
     if found.uniform:
         found = found.on(lanes)

@@ -1,11 +1,13 @@
 """Reports of Vivado HLS, Vitis HLS and Vivado, as an hls4ml project collects them, read into figures.
 
 Layouts: csynth.xml and the co-simulation table of Vivado HLS and Vitis HLS (AMD UG1399), report_utilization and
-report_timing_summary of Vivado (AMD UG906). Vivado counts block RAM in tiles of 36 kbit, HLS in halves of 18; so do figures.
+report_timing_summary of Vivado (AMD UG906). A report of another part than the board's is refused: its numbers are another
+chip's. Vivado counts block RAM in tiles of 36 kbit, HLS in halves of 18; so do figures.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,7 @@ from pathlib import Path
 from edgesdk_converters.errors import TargetError
 
 from ..figure import Figure, unavailable
+from ..target import device_profile
 
 RESOURCES = {"LUT": "lut", "FF": "ff", "DSP": "dsp", "DSP48E": "dsp", "BRAM_18K": "bram", "URAM": "uram"}
 """Names in csynth.xml; Vivado HLS says DSP48E."""
@@ -24,14 +27,22 @@ _SITES = (
 )  # fmt: skip
 """Rows of report_utilization: resource, site type, and what one of them counts."""
 _TOOL = re.compile(r"Tool Version\s*:\s*(Vivado[^(|]*?)\s*(?:\(|\||$)", re.MULTILINE)
+_DEVICE = re.compile(r"^\|\s*Device\s*:\s*(\S+)", re.MULTILINE)
 _HLS = "HLS"
+_COUNT, _TILES = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+", r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[05])?"
+_NS = r"-?[0-9]+(?:\.[0-9]+)?"
+"""How the tools write counts, tiles of block RAM and times. Another locale's commas and points would be other numbers."""
 
 
 @dataclass(frozen=True)
 class CSynthesis:
-    """What HLS expects of a kernel. Cycles are None where it says `undef`: a loop's bound depends on data."""
+    """What HLS expects of a kernel. Cycles are None where it says `undef`: a loop's bound depends on data.
+
+    `part` is empty where it says none.
+    """
 
     tool: str
+    part: str
     target_clock_ns: float
     estimated_clock_ns: float
     cycles_min: int | None
@@ -44,9 +55,10 @@ class CSynthesis:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Resources after logic synthesis or placement, as `state` says; BRAM in halves of 18 kbit."""
+    """Resources after logic synthesis or placement, as `state` says; BRAM in halves of 18 kbit. `part` as Vivado writes it."""
 
     tool: str
+    part: str
     state: str
     used: Mapping[str, int]
 
@@ -66,8 +78,12 @@ class CoSimulation:
 
 @dataclass(frozen=True)
 class Timing:
-    """Slack in ns, worst and in all: wns, tns of setup, whs, ths of hold. The period is None unless exactly one is listed."""
+    """Slack in ns, worst and in all: wns, tns of setup, whs, ths of hold. The period is None unless exactly one is listed.
 
+    `part` as Vivado writes it there: without its speed grade.
+    """
+
+    part: str
     wns: float
     tns: float
     whs: float
@@ -91,12 +107,12 @@ def csynth(path: Path) -> CSynthesis:
     def cycles(name: str) -> int | None:
         where = f"PerformanceEstimates/SummaryOfOverallLatency/{name}"
         text = at(where)
-        return None if text in ("undef", "?") else int(_number(path, where, text))
+        return None if text in ("undef", "?") else _count(path, where, text)
 
     def resources(where: str) -> dict[str, int]:
         found = root.find(f"AreaEstimates/{where}")
         children = {} if found is None else {child.tag: (child.text or "").strip() for child in found}
-        counts = {RESOURCES[tag]: int(_number(path, tag, text)) for tag, text in children.items() if tag in RESOURCES}
+        counts = {RESOURCES[tag]: _count(path, tag, text) for tag, text in children.items() if tag in RESOURCES}
         absent = sorted({"lut", "ff", "dsp", "bram"} - set(counts))
         if absent:
             raise TargetError(
@@ -104,12 +120,17 @@ def csynth(path: Path) -> CSynthesis:
             )
         return counts
 
-    clock = "PerformanceEstimates/SummaryOfTimingAnalysis/EstimatedClockPeriod"
-    target = "UserAssignments/TargetClockPeriod"
+    def period(where: str, name: str) -> float:
+        unit = (root.findtext(f"{where}/unit") or "ns").strip()
+        if unit != "ns":
+            raise TargetError(f"{path}: {where}/{name} is in {unit!r}; only ns is known", "run C synthesis again")
+        return _period(path, f"{where}/{name}", at(f"{where}/{name}"))
+
     version, product = root.findtext("ReportVersion/Version") or "", root.findtext("UserAssignments/ProductFamily") or ""
     return CSynthesis(
         " ".join(part for part in (_HLS, version.strip(), f"for {product.strip()}" if product else "") if part),
-        _number(path, target, at(target)), _number(path, clock, at(clock)),
+        (root.findtext("UserAssignments/Part") or "").strip(), period("UserAssignments", "TargetClockPeriod"),
+        period("PerformanceEstimates/SummaryOfTimingAnalysis", "EstimatedClockPeriod"),
         cycles("Best-caseLatency"), cycles("Worst-caseLatency"), cycles("Interval-min"), cycles("Interval-max"),
         resources("Resources"), resources("AvailableResources"),
     )  # fmt: skip
@@ -122,12 +143,12 @@ def utilisation(path: Path) -> Utilisation:
     for cells in _table_rows(text):
         for name, site, each in _SITES:
             if len(cells) > 1 and site.fullmatch(cells[0]) and name not in used:
-                used[name] = round(each * _number(path, cells[0], cells[1]))
+                used[name] = _tiles(path, cells[0], cells[1]) if each > 1 else _count(path, cells[0], cells[1])
     absent = sorted({"lut", "ff", "dsp", "bram"} - set(used))
     if absent:
         raise TargetError(f"{path}: no whole report_utilization, it lacks {', '.join(absent)}", "run logic synthesis again")
     state = re.search(r"Design State\s*:\s*(\w[\w ]*\w)", text)
-    return Utilisation(_vivado(text), state[1] if state else "Synthesized", used)
+    return Utilisation(_vivado(text), _part(text), state[1] if state else "Synthesized", used)
 
 
 def cosim(path: Path) -> CoSimulation:
@@ -137,8 +158,8 @@ def cosim(path: Path) -> CoSimulation:
             continue
         if cells[1].lower() != "pass":
             raise TargetError(f"{path}: co-simulation of the {cells[0]} ended with {cells[1]}", "see its log in the project")
-        low, average, high = (int(_number(path, "latency", cell)) for cell in cells[2:5])
-        shortest, _, longest = (None if cell in ("NA", "x") else int(_number(path, "interval", cell)) for cell in cells[5:8])
+        low, average, high = (_count(path, "latency", cell) for cell in cells[2:5])
+        shortest, _, longest = (None if cell in ("NA", "x") else _count(path, "interval", cell) for cell in cells[5:8])
         return CoSimulation(cells[0], cells[1], low, average, high, shortest, longest)
     raise TargetError(f"{path}: no row of Verilog or VHDL with latencies", "run co-simulation again")
 
@@ -150,25 +171,29 @@ def timing(path: Path) -> Timing:
     values = lines[head + 2].split() if head is not None and head + 2 < len(lines) else []
     if len(values) < 6:
         raise TargetError(f"{path}: no timing summary: the row under WNS(ns) is missing", "run implementation again")
-    if values[0] == "NA":
-        raise TargetError(f"{path}: nothing is constrained: WNS is NA", "give the design its clock constraint")
-    wns, tns, whs, ths = (_number(path, name, values[i]) for name, i in (("WNS", 0), ("TNS", 1), ("WHS", 4), ("THS", 5)))
+    if values[0] in ("NA", "inf"):
+        raise TargetError(f"{path}: nothing is constrained: WNS is {values[0]}", "give the design its clock constraint")
+    wns, tns, whs, ths = (_ns(path, name, values[i]) for name, i in (("WNS", 0), ("TNS", 1), ("WHS", 4), ("THS", 5)))
     clock = next((i for i, line in enumerate(lines) if "Period(ns)" in line and "Frequency(MHz)" in line), len(lines))
     periods = set()
     for line in lines[clock + 2 :]:
-        row = re.search(r"\{[^}]*\}\s+([\d.]+)\s", line)
+        row = re.search(r"\{[^}]*\}\s+(\S+)\s", line)
         if row is None:
             break
-        periods.add(float(row[1]))
+        periods.add(_period(path, "Period", row[1]))
     period = periods.pop() if len(periods) == 1 else None
-    return Timing(wns, tns, whs, ths, period)
+    if period is not None and wns >= period:
+        raise TargetError(f"{path}: WNS is {values[0]!r}, no less than the period of {period:g} ns", "run implementation again")
+    return Timing(_part("\n".join(lines)), wns, tns, whs, ths, period)
 
 
 def project_figures(folder: Path, device: str, segment: str = "whole") -> tuple[Figure, ...]:
     """All reports in an hls4ml project and the folders in it, the nearest to hardware first: timing, utilisation, co-simulation,
-    C synthesis. One name can come more than once, each with its own method.
+    C synthesis. One name can come more than once, each with its own method. `device` is the board, and `where` says the part
+    too, as far as the report tells it.
 
-    Raises TargetError for a folder without any, for one that is broken, and for two of a kind (several solutions).
+    Raises TargetError for a folder without any, for one that is broken or of another part than the board's, and for two of a
+    kind (several solutions).
     """
     top, rows = _top(folder), list[Figure]()
     for patterns, read in _READERS:
@@ -192,6 +217,7 @@ def project_figures(folder: Path, device: str, segment: str = "whole") -> tuple[
 def csynth_figures(path: Path, device: str, segment: str = "whole") -> Iterator[Figure]:
     """Of csynth.xml: HLS' own estimate, printed before logic synthesis, which often counts more LUTs than there will be."""
     found = csynth(path)
+    device = _where(path, found.part, device)
     method = f"{found.tool}, C synthesis' estimate ({path.name}), {found.target_clock_ns:g} ns asked for"
     yield from _counts(found.used, device, method, segment)
     yield Figure("fmax_mhz", round(1000 / found.estimated_clock_ns, 2), "tool-reported", device, method, segment=segment)
@@ -200,6 +226,7 @@ def csynth_figures(path: Path, device: str, segment: str = "whole") -> Iterator[
 
 def _utilisation_figures(path: Path, device: str, segment: str) -> Iterator[Figure]:
     found = utilisation(path)
+    device = _where(path, found.part, device)
     yield from _counts(found.used, device, f"{found.tool} report_utilization ({path.name}), {found.state}", segment)
 
 
@@ -211,6 +238,7 @@ def _cosim_figures(path: Path, device: str, segment: str) -> Iterator[Figure]:
 
 def _timing_figures(path: Path, device: str, segment: str) -> Iterator[Figure]:
     found, tool = timing(path), _vivado(_text(path))
+    device = _where(path, found.part, device)
     if found.period_ns is None:
         yield unavailable(
             "fmax_mhz", device, f"{path.name}: slack {found.wns:g} ns, but of which period: not one clock is listed", segment
@@ -268,6 +296,24 @@ def _table_rows(text: str) -> Iterator[list[str]]:
                 yield cells
 
 
+def _where(path: Path, part: str, device: str) -> str:
+    """The board and the part that a report is of. Raises TargetError where that is not the board's.
+
+    Vivado writes a part with or without xc, hyphens, and the grades at its end.
+    """
+    has = device_profile(device).get("part", str) or ""
+    of_report, of_board = (re.sub(r"^xc|-", "", text.lower()) for text in (part, has))
+    if of_report and of_board and not of_board.startswith(of_report) and not of_report.startswith(of_board):
+        told = f"{path} is a report of {part}; {device} has {has}"
+        raise TargetError(told, "build the project for that part, or export for a board with this one")
+    return f"{device}, {part}" if part else device
+
+
+def _part(text: str) -> str:
+    found = _DEVICE.search(text)
+    return found[1] if found else ""
+
+
 def _vivado(text: str) -> str:
     found = _TOOL.search(text)
     return found[1] if found else "Vivado"
@@ -283,8 +329,30 @@ def _text(path: Path) -> str:
     return text
 
 
-def _number(path: Path, what: str, text: str) -> float:
-    try:
-        return float(text.replace(",", ""))
-    except ValueError as error:
-        raise TargetError(f"{path}: {what} is {text!r}, not a number") from error
+def _count(path: Path, what: str, text: str) -> int:
+    return int(_written(path, what, text, _COUNT, "a whole number, 0 or more").replace(",", ""))
+
+
+def _tiles(path: Path, what: str, text: str) -> int:
+    """Of block RAM, in halves."""
+    return round(2 * float(_written(path, what, text, _TILES, "a number of tiles, whole or with .5").replace(",", "")))
+
+
+def _ns(path: Path, what: str, text: str) -> float:
+    found = float(_written(path, what, text, _NS, "a time in ns"))
+    if not math.isfinite(found):
+        raise TargetError(f"{path}: {what} is {text!r}, not a time in ns")
+    return found
+
+
+def _period(path: Path, what: str, text: str) -> float:
+    found = _ns(path, what, text)
+    if found <= 0:
+        raise TargetError(f"{path}: {what} is {text!r}, not a period: it has to be above 0 ns")
+    return found
+
+
+def _written(path: Path, what: str, text: str, form: str, told: str) -> str:
+    if not re.fullmatch(form, text):
+        raise TargetError(f"{path}: {what} is {text!r}, not {told}", "run the tool again, with numbers as in English")
+    return text

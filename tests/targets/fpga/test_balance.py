@@ -56,5 +56,5 @@ def test_an_input_comes_on_the_lanes_of_its_first_reader() -> None:
     parts = segments(program, forms)
     found, _ = foldings(program, parts, 17, 0)
     stream = input_stream(program.inputs[0], program)
-    assert wanted_lanes(program.inputs[0], stream, parts, found) == next(iter(found.values())).ins
-    assert wanted_lanes(program.inputs[0], stream, parts, {}) == 64
+    assert wanted_lanes(program.inputs[0], stream, parts, found, {}) == next(iter(found.values())).ins
+    assert wanted_lanes(program.inputs[0], stream, parts, {}, {}) == 64

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesdk_converters.errors import RecipeError
-from edgesdk_targets.fpga.dense_spec import FORM, LARGEST, WIDEST_BITS, parse
+from edgesdk_targets.fpga.dense_spec import FORM, LARGEST, WIDEST_BITS, check_settings, parse
 
 
 def test_layers_and_activations_in_order() -> None:
@@ -74,3 +74,17 @@ def test_the_message_names_what_is_wrong() -> None:
         parse("dense:16-0@8bit")
     with pytest.raises(RecipeError, match="'33' is no number of bits from 1 to 32"):
         parse("dense:16-8@33bit")
+
+
+def test_activations_and_sums_have_sixteen_bits_unless_others_are_asked_for() -> None:
+    assert {(layer.activation_bits, layer.accumulator_bits) for layer in parse("dense:16-8-4@6bit")} == {(16, 16)}
+    dense, relu, _ = parse("dense:16-8-4@6bit", 7, 20)
+    assert (dense.weight_bits, dense.activation_bits, dense.accumulator_bits) == (6, 7, 20)
+    assert (relu.activation_bits, relu.accumulator_bits) == (7, 7)
+
+
+def test_bits_are_said_once() -> None:
+    check_settings("dense:16-8@8bit", {"reuse_factor": "4"})
+    with pytest.raises(RecipeError, match="dense:16-8@8bit says its bits itself, --set bits=4") as caught:
+        check_settings("dense:16-8@8bit", {"bits": "4"})
+    assert caught.value.exit_code == 2

@@ -124,3 +124,11 @@ def test_estimates_say_that_they_are_of_vitis_and_none_is_made_for_another_vendo
         rows = flow_hls4ml.of_fixed(layers, target(backend=backend))
         assert {row.name for row in rows} >= {"lut", "ff", "dsp", "bram", "cycles"}
         assert all(row.provenance == "unavailable" and "of Vitis" in row.method for row in rows)
+
+
+def test_what_an_estimate_in_float_assumes_is_told_with_its_options() -> None:
+    told = flow_hls4ml.assumed(target(bits="6"))
+    assert told.startswith("assumed: weights of 6 bits (bits), activations of 6 (activation_bits), sums as wide as they get")
+    assert told.endswith("fixed<16,6>, is --set activation_bits=16 --set accumulator_bits=16")
+    told = flow_hls4ml.assumed(target(bits="6", activation_bits="16", accumulator_bits="20"))
+    assert "activations of 16 (activation_bits), sums of 20 (accumulator_bits)" in told and "refuses the last two" in told

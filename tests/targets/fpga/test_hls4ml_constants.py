@@ -10,7 +10,7 @@ import pytest
 
 from edgesdk_converters.errors import TargetError
 from edgesdk_targets.fpga.constants_file import text
-from edgesdk_targets.fpga.hls4ml_constants import Departure, Placement, area, cycles, read_constants, shipped
+from edgesdk_targets.fpga.hls4ml_constants import Departure, Placement, area, clock, cycles, read_constants, shipped
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer, cost
 
 
@@ -68,3 +68,10 @@ def test_departures_widen_together_by_less_than_their_product() -> None:
     assert area([]) == cycles([]) == 1.0
     assert area([one]) == pytest.approx(2.0) and cycles([one, other]) == pytest.approx(1.1)
     assert area([one, other]) == pytest.approx(2 ** math.sqrt(2))
+
+
+def test_what_widens_area_widens_the_clock_by_its_fourth_root_and_another_clock_one_way() -> None:
+    assert clock([]) == (1.0, 1.0)
+    assert clock([Departure("a", 16.0, 1.1)]) == pytest.approx((2.0, 2.0))
+    assert clock([Departure("slow", 16.0, 1.1, 3.0)]) == pytest.approx((2.0, 6.0))
+    assert clock([Departure("fast", 16.0, 1.1, 0.1)]) == pytest.approx((20.0, 2.0))

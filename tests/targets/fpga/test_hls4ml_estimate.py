@@ -25,6 +25,7 @@ from edgesdk_targets.fpga.hls4ml_estimate import LEVEL, TARGETS, count, estimate
 from edgesdk_targets.fpga.hls4ml_fit import ANALYTIC
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
 
+U250 = "xcu250-figd2104-2L-e"
 TOTALS = (*TARGETS, "initiation_interval", "fmax_mhz")
 INSIDE = "dense:48-72-16@8bit"
 NETWORKS = st.builds(
@@ -213,6 +214,35 @@ def test_a_multiplier_between_known_widths_may_take_a_dsp_or_not() -> None:
     assert eight.interval is not None and eight.interval.low == eight.interval.high == eight.value
 
 
+@pytest.mark.parametrize(("part", "fastest"), [("xc7z020clg400-1", 464), ("xcu250-figd2104-2L-e", 775)])
+def test_no_clock_is_faster_than_the_parts_clock_tree(part: str, fastest: float) -> None:
+    found = totals(parse(INSIDE), reuse_factor=2000, clock_ns=0.5, part=part)["fmax_mhz"]
+    assert found.value == fastest and found.interval is not None and found.interval.high == fastest
+    assert f"no faster than the {fastest} MHz of the part's clock tree" in found.method
+    assert found.interval.low < 264 < fastest  # what the results reach
+
+
+@pytest.mark.parametrize("clock_ns", [0.5, 1.0, 2.5, 10.0, 20.0, 100.0, 1000.0])
+def test_far_from_the_clock_of_the_results_an_interval_reaches_back_to_it(clock_ns: float) -> None:
+    """A design that is fast at 5 ns is no slower where a slower clock is asked for, nor one that is slow faster."""
+    known, found = (totals(parse(INSIDE), reuse_factor=2000, clock_ns=clock, part=U250) for clock in (5.0, clock_ns))
+    interval = found["fmax_mhz"].interval
+    assert interval is not None and interval.low <= (known["fmax_mhz"].value or 0) <= interval.high
+    assert found["fmax_mhz"].extrapolated
+    around = (interval.high if clock_ns < 5 else interval.low) / (found["fmax_mhz"].value or 0)
+    assert 0.4 < around < 2  # not the other way
+
+
+def test_the_farther_the_clock_the_wider_every_interval() -> None:
+    for clocks in ((4.0, 2.5, 1.0, 0.5), (6.0, 10.0, 50.0, 1000.0)):
+        made = [totals(parse(INSIDE), reuse_factor=2000, clock_ns=clock) for clock in clocks]
+        for name in ("lut", "ff", "cycles"):
+            ratios = [ratio(found[name]) for found in made]
+            assert ratios == sorted(ratios) and ratios[-1] > 1.5 * ratios[0]
+    slow = [ratio(totals(parse(INSIDE), reuse_factor=2000, clock_ns=clock)["fmax_mhz"]) for clock in (6.0, 10.0, 50.0)]
+    assert slow == sorted(slow)
+
+
 def test_the_clock_is_set_by_the_longest_path() -> None:
     """A choice among 100 outputs, weights in block RAM (two bits), or neither."""
     shares = shipped().clock
@@ -370,6 +400,42 @@ def test_layers_of_a_float_network() -> None:
         assert (layer.weight_bits, layer.activation_bits) == (6, 6)
         assert layer.accumulator_bits == 12 + math.ceil(math.log2(layer.n_in))
     assert totals(found, reuse_factor=64, io_type="io_stream")["lut"].extrapolated
+
+
+def test_float_layers_have_the_widths_that_are_asked_for() -> None:
+    records = (cost_of("Gemm", "fc", (1, 32), macs=64 * 32), cost_of("Relu", "act", (1, 32)))
+    dense, relu = layers_from_cost(records, 6, 16, 20)
+    assert (dense.weight_bits, dense.activation_bits, dense.accumulator_bits) == (6, 16, 20)
+    assert (relu.activation_bits, relu.accumulator_bits) == (16, 16)
+    assert layers_from_cost(records, 6, 9)[0].accumulator_bits == 6 + 9 + 6
+
+
+def test_float_layers_with_the_widths_of_a_line_are_those_of_the_line() -> None:
+    def shaped(n_in: int, n_out: int) -> dict[str, Any]:
+        return {"in_shapes": ((1, n_in),), "out_shapes": ((1, n_out),)}
+
+    records = []
+    for index, (n_in, n_out) in enumerate(((48, 72), (72, 16)), start=1):
+        names = (f"x{index}",), (f"p{index}",)
+        records.append(Layer(f"dense_{index}", "MatMul", "gemm", *names, macs=n_in * n_out, **shaped(n_in, n_out)))
+        bias = (f"p{index}",), (f"q{index}",)
+        records.append(Layer(f"bias_{index}", "Add", "eltwise", *bias, params=n_out, **shaped(n_out, n_out)))
+        if index == 1:
+            records.append(Layer("relu_1", "Relu", "act", ("q1",), ("x2",), **shaped(n_out, n_out)))
+    assert layers_from_cost(records, 8, 16, 16) == parse(INSIDE)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [FixedLayer("n", "conv2d", 36, 8, 8, positions=16, kernel=9), FixedLayer("n", "dense", 36, 8, 8, positions=16)],
+)
+def test_in_parallel_a_window_is_folded_within_itself_as_in_the_export(layer: FixedLayer) -> None:
+    """36 x 8 weights: legal above the window are 72, 144 and 288, of which hls4ml's parallel convolution does none."""
+    assert count([layer], reuse_factor=288).found[0].reuse == 36
+    assert count([layer], reuse_factors={"n": 288}).found[0].reuse == 36
+    assert count([layer], reuse_factor=288, io_type="io_stream").found[0].reuse == 288
+    assert count([replace(layer, kind="dense", positions=1, kernel=1)], reuse_factor=288).found[0].reuse == 288
+    assert count([layer], reuse_factor=288, strategy="latency").found[0].reuse == 288
 
 
 def cost_of(op: str, kind: str, out: tuple[int, ...], **more: Any) -> Layer:

@@ -20,6 +20,7 @@ from edgesdk_targets.fpga.hls4ml_estimate import TARGETS, estimate
 from edgesdk_targets.fpga.hls4ml_fit import ANALYTIC, FAMILIES, FEWEST, Record, constants, count, fit, record, residuals
 from edgesdk_targets.fpga.hls4ml_terms import FixedLayer
 
+U250 = "xcu250-figd2104-2L-e"
 NETWORKS = ("16-64-32-5", "20-30-40", "48-72-16", "12-100-24", "64-64-64-10", "90-30-90", "24-24-24", "110-50-20")
 
 
@@ -100,7 +101,7 @@ def test_own_results_make_their_settings_known_and_intervals_narrow() -> None:
     assert before.extrapolated and not after.extrapolated
     assert before.interval is not None and after.interval is not None
     assert after.interval.high / after.interval.low < before.interval.high / before.interval.low
-    assert totals(parse("dense:48-72-16@8bit"), found, 2047)["lut"].extrapolated is False  # as shipped, still known
+    assert totals(parse("dense:48-72-16@8bit"), found, 2047, part=U250)["lut"].extrapolated  # constants moved, by other results
     assert totals(layers, found, 16, **given)["lut"].extrapolated
 
 
@@ -192,6 +193,16 @@ def test_a_fit_can_go_on_from_a_fit() -> None:
     assert twice.n == once.n + 3 and len(twice.regions) == 3
 
 
+@pytest.mark.parametrize(
+    "other", [{"clock_ns": 10.0}, {"strategy": "latency"}, {"io_type": "io_stream"}, {"part": "xc7z020clg400-1"}]
+)
+def test_what_results_of_other_settings_have_moved_is_no_longer_inside_for_the_old_ones(other: dict[str, Any]) -> None:
+    found, layers = fit(results(truth(lut=1.5), NETWORKS[:3], 2048, **other)), parse("dense:20-30-40@8bit")
+    assert not totals(layers, shipped(), 2048)["lut"].extrapolated
+    assert totals(layers, found, 2048, part=U250)["lut"].extrapolated
+    assert not totals(layers, found, 2048, **other)["lut"].extrapolated
+
+
 def test_too_few_results_are_refused() -> None:
     with pytest.raises(TargetError, match=f"2 results are too few.*|give at least {FEWEST}"):
         fit(results(shipped(), NETWORKS[:2]))
@@ -215,14 +226,27 @@ def test_records_come_from_plain_data() -> None:
     assert found.family == (("dense", 4, 3),)
 
 
+def test_a_result_of_synthesis_can_be_too_large_for_its_part() -> None:
+    layers = [{"name": "a", "kind": "dense", "n_in": 4, "n_out": 3, "weight_bits": 8}]
+    found = record({"layers": layers, "measured": {"lut": 83_424, "bram": 1_400}, "part": "xc7z020clg400-1"})
+    assert found.measured == {"lut": 83_424.0, "bram": 1_400.0}
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"measured": {"luts": 3}}, "'luts' is none of lut"),
         ({"measured": {"lut": -1}}, "lut = -1"),
         ({"measured": {"lut": math.inf}}, "lut = inf"),
+        ({"measured": {"lut": 1e12}}, "report 3: lut = 1e\\+12, more than 10 times what any part has"),
+        ({"measured": {"bram": 1401}, "part": "xc7z020clg400-1"}, "bram = 1401, more than 10 times what xc7z020clg400-1 has"),
+        ({"measured": {"dsp": 2201}, "part": "xc7z020clg400-1"}, "dsp = 2201, more than 10 times"),
         ({"strategy": "unrolled"}, "resource, latency"),
         ({"layers": []}, "needs layers"),
+        ({"reuse_factor": 0}, "a reuse factor of 0"),
+        ({"clock_ns": 0.0}, "a clock of 0 ns"),
+        ({"clock_ns": math.nan}, "a clock of nan ns"),
+        ({"io_type": "serial"}, "io_type 'serial' is none of io_parallel, io_stream"),
         ({"board": "x"}, "unknown name 'board'"),
     ],
 )

@@ -15,7 +15,7 @@ from edgesdk_converters.integer_tables import drawn
 from edgesdk_targets.fpga import hls4ml_flow, hls4ml_rules
 from edgesdk_targets.fpga.hls4ml_backends import BACKENDS, BackendName
 from edgesdk_targets.fpga.hls4ml_flow import Options
-from edgesdk_targets.fpga.hls4ml_types import Fixed, HlsLayer, Layers, fixed_for
+from edgesdk_targets.fpga.hls4ml_types import Cast, Fixed, HlsLayer, Layers, fixed_for
 
 from .integer_nets import Net, clipped_net, conv_net, dense_net, moved_net
 from .test_normalised import norm
@@ -156,6 +156,36 @@ def test_a_bound_of_relu6_that_is_no_types_limit_is_kept() -> None:
     assert (down.attributes["bias_data"] == -shift).all()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "ends"), [(20, None, (20, 20)), (None, -20, (-20, -20)), (20, 9, (9, 9)), (-3, None, (-3, 15))]
+)
+def test_bounds_hold_where_no_value_reaches_them(low: int | None, high: int | None, ends: tuple[int, int]) -> None:
+    found = Cast("x", 0, "truncate", -16, 15).bounded(low, high)
+    assert (found.low, found.high) == ends
+    assert (found.clips_low, found.clips_high) == (low is not None, high is not None)
+
+
+def test_a_least_code_of_one_without_a_sign_is_no_symmetric_saturation() -> None:
+    net = Net(0)
+    found = layers_of(net, net.round(net.dense(net.input((5,)), 3), 4, low=1, high=15))
+    assert all(layer.precision["result"].saturation != "SAT_SYM" for layer in found.layers if layer.kind != "InputLayer")
+    down, up = (layer for layer in found.layers if layer.kind == "BatchNormalization")
+    held, step = up.precision["result"], up.attributes["bias_data"][0]
+    assert step == 2.0 ** (held.integer_bits - held.bits)
+    assert (down.attributes["bias_data"] == -step).all()
+    assert (down.precision["result"].limits[0], down.precision["result"].saturation) == (0, "SAT")
+
+
+def test_a_layer_that_changes_nothing_may_be_dropped() -> None:
+    net = Net(0)
+    wide = net.round(net.dense(net.input((5,)), 3), 2, low=0, high=3, rounding="truncate")
+    both = net.sum([net.clip(wide, 0, 2), wide], [1, 1])
+    made = hls4ml_flow.project(net.program(both), Options())
+    (body,) = (text.decode() for name, text in made.files.items() if name.endswith("firmware/network.cpp"))
+    (idle,) = (layer.name for layer in made.layers.layers if layer.attributes.get("activation") == "linear")
+    assert idle not in body and all(layer.name in body for layer in made.layers.layers if layer.kind == "Dense")
+
+
 def test_groups_are_depthwise_where_the_back_end_has_that_and_zeros_elsewhere() -> None:
     net = Net(0)
     result = net.conv(net.input((4, 5, 5)), 4, (3, 3), groups=4)
@@ -184,6 +214,18 @@ def test_illegal_reuse_factors_become_the_closest_legal_one_and_the_notes_say_so
     assert parameters.count("reuse_factor = 4;") == 1
     assert parameters.count("reuse_factor = 12;") == 1
     assert "strategy = nnet::resource" in parameters
+
+
+def test_a_convolution_in_parallel_is_folded_within_its_window_only() -> None:
+    """Beyond kernel x channels hls4ml's nnet_conv2d_resource.h adds products to the wrong outputs, or stops at an assertion."""
+    net = Net(0)
+    rows = net.round(net.conv(net.input((2, 4, 4)), 6, (1, 2)), signed=True)
+    program = net.program(net.dense(net.flatten(rows), 3))
+    conv, dense = (operation.node for operation in program.operations if isinstance(operation, Conv | Dense))
+    for io_type, factor in (("io_parallel", 4), ("io_stream", 24)):
+        found = hls4ml_flow.project(program, Options(strategy="resource", reuse_factor=1000, io_type=io_type))  # type: ignore[arg-type]
+        assert found.reuse_factors[conv] == factor and found.reuse_factors[dense] > 72
+        assert any(note.startswith(f"{conv}: reuse factor {factor}, ") for note in found.notes)
 
 
 def test_argmax_in_the_end_is_left_to_the_host_and_the_notes_say_so() -> None:
@@ -267,6 +309,24 @@ def test_what_cannot_be_exact_is_refused_with_node_operator_and_reason(make: Any
         hls4ml_flow.project(net.program(make(net)), Options())
     assert caught.value.node
     assert caught.value.operator
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [((1, 2), 1), ((1, 2), 2), ((1, 1), 2)])
+def test_a_stream_strides_downwards_only_with_windows_of_two_rows_and_more(kernel: tuple[int, int], groups: int) -> None:
+    """hls4ml's nnet_conv2d_stream.h takes a window of one row for one of one dimension, and gives every row."""
+    net = Net(0)
+    result = net.conv(net.input((2, 5, 6)), 2, kernel, (2, 1), groups=groups)
+    with pytest.raises(Unsupported, match=rf"node 'conv_{result}' \(Conv\): io_stream .* stride of 2 downwards"):
+        layers_of(net, result, stream=True)
+    assert kinds(layers_of(net, result))
+    for other, strides in (((2, 2), (2, 1)), ((1, 2), (1, 2))):
+        net = Net(0)
+        assert kinds(layers_of(net, net.conv(net.input((2, 5, 6)), 2, other, strides, groups=groups), stream=True))
+
+
+def test_a_stream_of_points_strides_in_both_directions() -> None:
+    net = Net(0)
+    assert kinds(layers_of(net, net.conv(net.input((2, 5, 6)), 3, (1, 1), (2, 2)), stream=True))
 
 
 def test_a_stream_pools_only_with_strides_as_its_window() -> None:

@@ -133,6 +133,19 @@ def test_an_unrolled_layer_by_hand() -> None:
     assert cost(FixedLayer("d", "dense", 8, 4, 6), 1, "latency", 2.0).worst_cycles > full.worst_cycles
 
 
+def test_an_unrolled_layer_shares_multipliers_among_the_cycles_between_its_inputs() -> None:
+    """hls4ml's nnet_dense_latency.h: PIPELINE II=reuse_factor, and so many fewer multipliers; conv2d alike."""
+    layer = FixedLayer("d", "dense", 8, 4, 16)
+    one, four = (cost(layer, reuse, "latency", 5.0) for reuse in (1, 4))
+    assert (four.reuse, four.multipliers, four.dsp, four.interval) == (4, 8, 8, 4)
+    assert four.worst_cycles == one.worst_cycles + 4 - 1
+    many = cost(layer, 1000, "latency", 5.0)
+    assert (many.multipliers, many.interval, many.worst_cycles) == (1, 1000, one.worst_cycles + 32 - 1)
+    pixels = replace(layer, kind="conv2d", positions=100)
+    streamed, shared = (cost(pixels, reuse, "latency", 5.0) for reuse in (1, 4))
+    assert (shared.interval, shared.worst_cycles) == (400, streamed.worst_cycles + 300)
+
+
 def test_multipliers_beyond_those_of_the_results_only_add_and_multiply() -> None:
     wide = folded(FixedLayer("d", "dense", 64, 32, 4), 64)
     assert wide.multipliers == 32 and wide.lut["multiplier"] == MANY

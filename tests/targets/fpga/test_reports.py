@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgesdk_converters.errors import TargetError
+from edgesdk_targets.device import profile
+from edgesdk_targets.fpga import reports, toolchain
 from edgesdk_targets.fpga.reports import CriticalPath, Synthesised, port_bits, routed, synthesised, tool_version
 
 
@@ -49,7 +53,7 @@ REPORT: dict[str, Any] = {
 
 
 def count(folder: Path, family: str, **cells: int) -> Synthesised:
-    module = {"num_cells": sum(cells.values()), "num_cells_by_type": cells}
+    module = {"num_cells": len(cells), "num_cells_by_type": cells}
     path = folder / "cells.json"
     path.write_text(json.dumps({"creator": "Yosys 0.23", "modules": {"\\top": module}, "design": module}))
     return synthesised(path, family)
@@ -129,6 +133,24 @@ def test_an_old_nextpnr_that_counts_slices_is_refused(tmp_path: Path) -> None:
         routed(tmp_path / "timing.json")
 
 
+@pytest.mark.parametrize("number", [-1, 1.5, "3", math.nan, None])
+def test_a_count_that_is_none_names_cell_and_file(tmp_path: Path, number: Any) -> None:
+    told = re.escape(f"{number!r}, not a whole number")
+    with pytest.raises(TargetError, match=rf"cells\.json: LUT6 is {told}"):
+        count(tmp_path, "xc7", LUT6=number)
+    used = {**REPORT["utilization"], "TRELLIS_FF": {"used": number, "available": 83640}}
+    (tmp_path / "timing.json").write_text(json.dumps({**REPORT, "utilization": used}))
+    with pytest.raises(TargetError, match=rf"timing\.json: (TRELLIS_FF is {told}|no report of nextpnr)"):
+        routed(tmp_path / "timing.json")
+
+
+@pytest.mark.parametrize("clock", [(0.0, 100.0), (100.0, 0.0), (-1.0, 100.0), (math.nan, 100.0), (100.0, math.inf)])
+def test_a_clock_that_is_none_names_its_file(tmp_path: Path, clock: tuple[float, float]) -> None:
+    (tmp_path / "timing.json").write_text(json.dumps({**REPORT, "fmax": {"clk": {"achieved": clock[0], "constraint": clock[1]}}}))
+    with pytest.raises(TargetError, match=r"timing\.json: clock clk has .* MHz achieved"):
+        routed(tmp_path / "timing.json")
+
+
 def test_a_missing_report_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"timing\.json cannot be read as a report"):
         routed(tmp_path / "timing.json")
@@ -155,3 +177,19 @@ def test_port_bits_are_those_of_the_top_alone(tmp_path: Path) -> None:
 )
 def test_versions_are_found_in_what_tools_print(text: str, expected: str) -> None:
     assert tool_version(text) == expected
+
+
+@pytest.mark.parametrize(("achieved", "told"), [(142.857, False), (100.0, False), (61.3, True)])
+def test_a_clock_that_is_missed_is_a_note_with_one_that_is_kept(tmp_path: Path, achieved: float, told: bool) -> None:
+    """The bitstream is made all the same: on a board it would compute something else now and then."""
+    count(tmp_path, "ecp5", LUT4=3)
+    clocks = {"$glbnet$clk": {"achieved": achieved, "constraint": 100}}
+    (tmp_path / "timing.json").write_text(json.dumps({**REPORT, "fmax": clocks}))
+    steps = tuple(toolchain.StepRun(name, name, "1.0", 1.0, 10, "log") for name in (toolchain.SYNTHESIS, toolchain.ROUTING))
+    design = toolchain.plan({"a.v": b""}, "top", profile("ecp5-25k"), until=toolchain.ROUTING)
+    notes = reports.notes(toolchain.ToolRun(design, tmp_path, steps))
+    missed = (
+        "the design keeps 61.3 MHz, not the 100 MHz asked for: what runs it faster may get wrong results; "
+        "--set clock_ns=16.4 asks for what it keeps"
+    )
+    assert [note for note in notes if "asked for" in note] == [missed] * told

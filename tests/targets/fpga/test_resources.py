@@ -8,8 +8,8 @@ import pytest
 
 from edgesdk_converters.errors import DeviceError, DoesNotFit
 from edgesdk_targets.device import DeviceProfile, Fact, of_target, profile
-from edgesdk_targets.figure import Interval
-from edgesdk_targets.fpga.resources import FILL, capacities, check, family
+from edgesdk_targets.figure import Figure, Interval
+from edgesdk_targets.fpga.resources import FILL, LARGEST, bounds, capacities, check, family, notes
 
 TABLE = {
     "pynq-z2": ("xc7", 53_200, 106_400, 220, 280, 0),
@@ -106,3 +106,26 @@ def test_an_unknown_family_and_a_profile_without_a_capacity_are_refused() -> Non
 def test_what_is_no_count_is_a_bug(needs: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="is no count of"):
         check(PYNQ, needs)
+
+
+def total(name: str, value: float | None, *around: float, layer: str | None = None) -> Figure:
+    interval = Interval(around[0], around[1], 0.8) if around else None
+    return Figure(name, value, "estimated" if value is not None else "unavailable", "here", "why", layer=layer, interval=interval)
+
+
+def test_every_resource_of_an_estimate_that_is_short_or_nearly_so_has_its_note() -> None:
+    rows = (
+        total("lut", 83_424, 25_505, 274_657), total("ff", 100, 50, 200), total("dsp", 4_256, 2_410, 7_515), total("bram", None),
+        total("cycles", 10**9, 1, 10**9), total("dsp", 10**6, 10**6, 10**6, layer="fc"),
+    )  # fmt: skip
+    lut, dsp = notes(PYNQ, rows)
+    assert lut == "pynq-z2: of 53,200 LUT6 it needs 25,505 to 274,657: may not fit"
+    assert dsp.startswith("DoesNotFit, at the low end of the estimate's interval: dsp on pynq-z2 does not fit:")
+    assert "need 2,410 DSP48E1, have 220 DSP48E1" in dsp
+    assert notes(PYNQ, [total("lut", 100, 50, 200)]) == ()
+
+
+def test_no_result_needs_ten_times_its_part() -> None:
+    assert bounds("xc7z020clg400-1") == {"lut": 532_000, "ff": 1_064_000, "dsp": 2_200, "bram": 2_800}
+    assert bounds("") == bounds("xcvu19p-fsva3824-2-e") == {name: 10 * have for name, have in LARGEST.items()}
+    assert all(bounds("")[name] >= bounds(device.need("part", str))[name] for device in of_target("fpga") for name in LARGEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edgesdk_converters.errors import ToolError
-from edgesdk_targets.fpga.tool_process import Ended, Limit, TookTooLong, phase, run
+from edgesdk_converters.errors import DeviceError, ToolError
+from edgesdk_targets.fpga.tool_process import Ended, Limit, TookTooLong, phase, run, writing
 
 Sh = Callable[..., Ended]
 
@@ -109,6 +110,33 @@ def test_a_tool_that_closes_its_output_is_waited_for_and_stopped_too(sh: Sh, tmp
 def test_what_a_tool_leaves_running_ends_with_it(sh: Sh, tmp_path: Path) -> None:
     assert sh(f"sleep 300 & echo $! > {tmp_path}/child; exit 5").exit_code == 5
     assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_log_for_which_there_is_no_room_is_named_and_the_tool_is_stopped(sh: Sh, tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/tool; while :; do echo chatter chatter chatter; done"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 1024, limits[1]))
+    try:
+        with pytest.raises(DeviceError, match=f"{tmp_path}/log cannot be written: File too large") as caught:
+            sh(script)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "make room" in caught.value.hint
+    assert gone(int((tmp_path / "tool").read_text()))
+
+
+def test_a_log_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    limit = Limit(time.monotonic() + 60, 60)
+    with pytest.raises(DeviceError, match=f"{tmp_path}/none/log cannot be written: No such file or directory"):
+        run(["true"], "tool", tmp_path, tmp_path / "none" / "log", os.environ, limit, lambda _: None)
+
+
+def test_only_what_the_system_refuses_is_told_as_a_file_that_cannot_be_written() -> None:
+    with pytest.raises(DeviceError, match="a/b cannot be written: No space left on device") as caught, writing("a/b", "go on"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.hint == "go on" and isinstance(caught.value.__cause__, OSError)
+    with pytest.raises(ValueError, match="a defect"), writing("a/b"):
+        raise ValueError("a defect")
 
 
 def test_ctrl_c_stops_the_tool_and_its_children(tmp_path: Path) -> None:

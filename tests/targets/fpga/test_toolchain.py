@@ -7,6 +7,7 @@ machine (seconds on a free core, up to two minutes on a busy one) and keeps that
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from edgesdk_converters.errors import DoesNotFit, TargetError, ToolError
 from edgesdk_targets.device import Fact, profile
 from edgesdk_targets.figure import Figure
 from edgesdk_targets.fpga import reports, toolchain
-from edgesdk_targets.fpga.toolchain import Plan, ToolRun, plan, run
+from edgesdk_targets.fpga.toolchain import Plan, ToolRun, check_pins, plan, run
 
 ADDERS = b"""
 module top(input clk, input [31:0] x, output reg [9:0] y);
@@ -58,6 +59,16 @@ module top(input clk, input write, input [9:0] at, input [17:0] d, output reg [1
 endmodule
 """
 """1024 words of 18 bits with one port: one block of 18 kbit on each family."""
+COUNTER = b"""
+module top(input clk, input rst, input [1:0] x, output reg [1:0] y);
+  always @(posedge clk) y <= rst ? 2'd0 : y + x;
+endmodule
+"""
+PLACES = {"clk": "P3", "rst": "T1", "x[0]": "E3", "x[1]": "F4", "y[0]": "U16", "y[1]": "P17"}
+"""Of an ECP5 in the package CABGA381."""
+BOARD = '# a board\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n' + "".join(
+    f'LOCATE COMP "{port}" SITE "{pin}"; // pin\n' for port, pin in PLACES.items()
+)
 MAC_FILES = {"mac.v": MAC, "weights/w.hex": WEIGHTS}
 ECP5, PYNQ = profile("ecp5-85k"), profile("pynq-z2")
 
@@ -309,6 +320,110 @@ def test_make_does_the_same_without_edgesdk(routed: tuple[ToolRun, list[str]], t
         ["make", "-C", str(done.folder)], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
     )
     assert "Nothing to be done" in again.stdout
+
+
+def test_make_in_a_bundle_builds_beside_it(tmp_path: Path, fake_yosys: Path) -> None:
+    """A bundle that holds more than was written is refused, by run as by verify."""
+    (fake_yosys / "script").write_text("echo cells > cells.json; echo net > netlist.v")
+    inside = tmp_path / "my net.edge" / "build"
+    inside.mkdir(parents=True)
+    for name, content in plan({"adders.v": ADDERS}, "top", PYNQ).files.items():
+        (inside / name).write_bytes(content)
+    (inside.parent / "manifest.json").write_text("{}")
+    before = {path: path.stat().st_mtime_ns for path in inside.parent.rglob("*")}
+    for _ in range(2):
+        made = subprocess.run(["make", "-C", str(inside)], capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+        assert {path: path.stat().st_mtime_ns for path in inside.parent.rglob("*")} == before
+        assert (tmp_path / "my net.build" / "cells.json").read_text() == "cells\n"
+    assert "Nothing to be done" in made.stdout
+
+
+def test_make_takes_the_pins_of_a_board(tmp_path: Path) -> None:
+    """Then each port has to have one; without, they are where nextpnr puts them."""
+    for name, content in plan({"adders.v": ADDERS}, "top", ECP5).files.items():
+        (tmp_path / name).write_bytes(content)
+    pins = tmp_path / "my board.lpf"
+    pins.write_text('LOCATE COMP "clk" SITE "P3";\n')
+    told = {
+        given: subprocess.run(["make", "-n", "-C", str(tmp_path), *given], capture_output=True, text=True, check=True).stdout
+        for given in ((), (f"PINS={pins}",))
+    }
+    without, with_pins = told.values()
+    assert "--lpf clock.lpf --lpf-allow-unconstrained" in without and "pins.lpf" not in without
+    assert f'cp "{pins}" pins.lpf' in with_pins and "--lpf clock.lpf --lpf pins.lpf" in with_pins
+    assert "unconstrained" not in with_pins
+    own = plan({"adders.v": ADDERS, "pins.lpf": b""}, "top", ECP5).files["Makefile"].decode()
+    assert "$(PINS)" not in own and "--lpf pins.lpf" in own and "unconstrained" not in own
+    assert "`make PINS=…` is not read here" in own
+
+
+def places(log: str) -> set[str]:
+    """The ports that nextpnr says it was told the pins of."""
+    return set(re.findall(r"pin '([^']+)\$tr_io' constrained to Bel", log))
+
+
+def test_the_bitstream_has_the_pins_of_the_board_by_run_and_by_make(tmp_path: Path) -> None:
+    device = profile("ecp5-25k")
+    done = run(plan({"top.v": COUNTER, "pins.lpf": BOARD.encode()}, "top", device), tmp_path / "run", timeout_s=550)
+    assert places((done.folder / "place-and-route.log").read_text()) == set(PLACES)
+    assert not any("lpf" in note for note in done.notes)
+    pins, made = tmp_path / "board.lpf", tmp_path / "make"
+    pins.write_text(BOARD)
+    made.mkdir()
+    for name, content in plan({"top.v": COUNTER}, "top", device).files.items():
+        (made / name).write_bytes(content)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["make", "-C", str(made), f"PINS={pins}"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert places(said.stdout + said.stderr) == set(PLACES)
+    assert (made / toolchain.IMAGE).read_bytes() == (done.folder / toolchain.IMAGE).read_bytes()
+    pins.write_text(BOARD.replace("P17", "U16"))
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode and "already bound to cell" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (BOARD.replace('"y[1]"', '"led"'), "IO 'y[1]' is unconstrained in LPF"),
+        (BOARD.replace("P17", "ZZ9"), "constrained to pin 'ZZ9', which does not exist for package 'CABGA381'"),
+    ],
+)
+def test_pins_that_only_nextpnr_knows_to_be_wrong_fail_with_its_words(tmp_path: Path, pins: str, said: str) -> None:
+    with pytest.raises(ToolError, match="place-and-route failed") as caught:
+        run(plan({"top.v": COUNTER, "pins.lpf": pins.encode()}, "top", profile("ecp5-25k")), tmp_path / "made", timeout_s=550)
+    assert said in caught.value.last_lines and not (tmp_path / "made" / toolchain.IMAGE).exists()
+
+
+@pytest.mark.parametrize(
+    ("pins", "told", "hint"),
+    [
+        ("", "it places no port", "clk, rst, x[0], x[1], y[0], y[1]"),
+        ("// LOCATE COMP clk SITE P3;", "it places no port", "LOCATE COMP"),
+        (BOARD.replace('"y[1]"', '"led"'), "it places led, which the design has not", "y[0], y[1]"),
+        (BOARD.replace('LOCATE COMP "x', '# LOCATE COMP "x'), "it has no pin for x[0], x[1]", "LOCATE COMP"),
+        (BOARD + 'FREQUENCY PORT "clk" 25 MHZ;', "it has clk at 25 MHz, and the design is made for 100", "--set clock_ns=40,"),
+    ],
+)
+def test_pins_of_other_ports_or_of_another_clock_are_told_without_a_tool(pins: str, told: str, hint: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        check_pins(pins.encode(), PLACES, 100.0)
+    assert caught.value.message == told and hint in caught.value.hint
+
+
+def test_pins_that_are_right_pass_however_the_file_is_written() -> None:
+    check_pins(BOARD.encode(), PLACES, 100.0)
+    bare = BOARD.replace('"', "").replace("LOCATE COMP", "LOCATE\n COMP") + "FREQUENCY PORT clk 100000 kHz;\r\n"
+    check_pins(bare.encode(), PLACES, 100.0)
+    with pytest.raises(TargetError, match="it is no text"):
+        check_pins(b"\xff\xfe", PLACES, 100.0)
+
+
+def test_what_is_written_for_people_is_no_input_of_a_step() -> None:
+    made = plan({**MAC_FILES, "WIRING.md": b"read me"}, "top", ECP5)
+    assert made.files["WIRING.md"] == b"read me" and all("WIRING.md" not in step.inputs for step in made.steps)
+    assert made.files["Makefile"] == plan(MAC_FILES, "top", ECP5).files["Makefile"]
 
 
 # What goes wrong
