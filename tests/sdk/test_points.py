@@ -392,10 +392,9 @@ def test_it_moves_down_when_slow_to_local_when_dead_and_back_up(
     for _ in range(30):
         asking.one()
     assert far.point == 0 and not far.up and far.counts.local >= 30
-    before = far.counts.local
     with FakeServer(link.script, port=fake.port), session:
         asking.until(4)
-        assert far.counts.local > before and far.counts.reconnects >= 1
+        assert far.up and far.counts.reconnects >= 1
         asking.check()
         assert [move.before for move in far.moves[1:]] == [move.after for move in far.moves[:-1]]  # none is missing
 
