@@ -231,7 +231,7 @@ class _Merging:
         reader = self._alone(name)
         while reader is not None and reader.op_type in MOVES:
             to = self._shape(reader.output[0])
-            if to is None:
+            if to is None or np.prod(to) != found.scale.size:  # a batch that is not known
                 return False
             found, name = found.moved(forth(reader, to)), reader.output[0]
             reader = self._alone(name)
@@ -277,7 +277,7 @@ class _Merging:
             shape = self._shape(name)
             if shape is None or any(maker.output[1:]):
                 return False
-            if shape != found.scale.shape:  # a pooling
+            if maker.op_type not in ("Relu", "LeakyRelu"):  # a pooling, perhaps to the same shape
                 channel = along(found.scale, 1)
                 if channel is None:
                     return False
@@ -301,7 +301,7 @@ class _Merging:
         while name in self.makers and self.makers[name].op_type in MOVES and self._alone(name) is not None:
             move = self.makers[name]
             shape = self._shape(move.input[0])
-            if shape is None or (shape[0] != found.scale.shape[0] and np.prod(shape) != found.scale.size):
+            if shape is None or np.prod(shape) != found.scale.size:  # a batch that is not known
                 return None, name
             found, name = found.moved(undone(move, shape)), move.input[0]
         return found, name
@@ -326,7 +326,9 @@ class _Merging:
         """Whether it is a layer whose weights are stored, and not twice as wide as an axis of channels needs."""
         if node.op_type not in LAYERS or len(node.input) < 2 or node.input[1] not in self.stored:
             return False
-        return node.op_type == "Conv" or len(self.stored[node.input[1]].dims) == 2
+        read = self.types.get(node.input[0])
+        ranked = read is not None and read.shape is not None and len(read.shape) > 1
+        return node.op_type == "Conv" or (ranked and len(self.stored[node.input[1]].dims) == 2)
 
     def _adds_stored(self, layer: onnx.NodeProto, outs: int) -> bool:
         """Whether what a layer adds is nothing, or one stored row."""

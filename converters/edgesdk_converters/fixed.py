@@ -372,7 +372,7 @@ class _Builder:
             return
         name, source = node.input[held[0]], node.input[1 - held[0]]
         values = numpy_helper.to_array(self.stored[name])
-        grid = self.grids.get(source.removesuffix("/wide"))
+        grid = None if source in self.formats else self.grids.get(source.removesuffix("/wide"))  # rounded in between, or not
         if grid is None:
             form = self.formats.get(self._root(source))
             exponent = -EXACT_BITS if form is None else form.exponent - FINER_BITS
@@ -436,7 +436,11 @@ class _Builder:
             node.input[2] = self._stored(f"{node.input[2]}@{node.name}", held, places, axis)
             wide = np.abs(held) * np.exp2((places - exponents).astype(np.float64))
             greatest = greatest + (wide.reshape(-1, len(exponents)).max(axis=0) if exponents.ndim else wide.max(initial=0))
-        self.grids[node.output[0]] = _Grid(exponents, greatest)
+        row = (-1, *(1,) * (weight.codes.ndim - 2)) if node.op_type == "Conv" and weight is not None and exponents.ndim else (-1,)
+        grid = (
+            one.reshape(row) if one.ndim else one for one in (exponents, np.asarray(greatest))
+        )  # channels are the second axis
+        self.grids[node.output[0]] = _Grid(*grid)
         self._widen(node.name, greatest)
 
     def _stored(self, name: str, held: Array, exponents: Array, axis: int | None) -> str:

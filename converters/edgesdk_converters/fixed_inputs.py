@@ -117,11 +117,16 @@ def scaled_inputs(model: Model, nodes: Collection[str], ranges: Ranges, widths: 
         held = [numpy_helper.to_array(stored[name]) for name in node.input if name in stored]
         return held[0] if held else None
 
+    initial = {tensor.name for tensor in graph.initializer}
+
+    def reads_alone(node: onnx.NodeProto, name: str) -> bool:
+        return all(one in ("", name) or one in initial for one in node.input)
+
     found = []
     for info in graph.input:
         name, steepest, last, is_told = info.name, 1.0, "", False
         path: list[onnx.NodeProto] = []
-        while (move := next_of(name, MOVES)) is not None and len(move.output) == 1:
+        while (move := next_of(name, MOVES)) is not None and len(move.output) == 1 and reads_alone(move, name):
             name = move.output[0]
             path.append(move)
         for kinds in (("Mul",), ("Add", "Sub")):
@@ -133,7 +138,7 @@ def scaled_inputs(model: Model, nodes: Collection[str], ranges: Ranges, widths: 
                 steepest = float(np.abs(values).max(initial=0)) if node.op_type == "Mul" else steepest
                 is_told |= node.name in widths
         following = next_of(name, ACTIVATIONS)
-        if following is not None:
+        if following is not None and reads_alone(following, name):
             name = following.output[0]
             path.append(following)
         if last and steepest and name in ranges and info.name in ranges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,13 @@ def tensor_bits(model: Model, nodes: Collection[str], bits: int, widths: Mapping
 
 def of_both(model: Model, widths: Mapping[str, int]) -> Mapping[str, int]:
     """Widths of nodes, those of a Mul by stored values that is one with the Add behind it included."""
-    makers = {name: node for node in model.proto.graph.node for name in node.output if name}
-    partners = {makers[name].name: widths[node.name] for node in model.proto.graph.node if node.name in widths
-                for name in node.input if node.op_type in SUMS and name in makers and makers[name].op_type == "Mul"}  # fmt: skip
+    graph = model.proto.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(output.name for output in graph.output)
+    products = {node.output[0]: node for node in graph.node
+                if node.op_type == "Mul" and readers[node.output[0]] == 1 and stored.intersection(node.input)}  # fmt: skip
+    partners = {products[name].name: widths[node.name] for node in graph.node
+                if node.name in widths and node.op_type in SUMS and stored.intersection(node.input)
+                for name in node.input if name in products}  # fmt: skip
     return partners | dict(widths)

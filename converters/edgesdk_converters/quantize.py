@@ -141,7 +141,7 @@ class Quantize:
         model = named(model)
         if self.flavour == "fixed":
             asked = (*self.keep, *self.only, *self.node_bits)
-            _refuse_other_floats(model)
+            _refuse_other_floats(model, self.keep, self.only)
             model = merged(joined(model, asked), (*self.keep, *self.only), self.node_bits)
         nodes = self.nodes(model)
         if not nodes:
@@ -323,12 +323,12 @@ def weighted(model: Model) -> list[str]:
     return [node.name for node in _with_constant_weights(model)]
 
 
-def _refuse_other_floats(model: Model) -> None:
-    """Raises PassError for the first layer of half or double floats: a network of which a part stays so is no fixed point."""
+def _refuse_other_floats(model: Model, keep: Sequence[str], only: Sequence[str]) -> None:
+    """Raises PassError for the first layer to be quantised of half or double floats."""
     other = _of_other_floats(model)
     types = {name: kind.elem_type for name, kind in graph.value_types(model.proto.graph).items()}
     for node in model.proto.graph.node:
-        if node.op_type in qdq.WEIGHTED and node.name in other:
+        if node.op_type in qdq.WEIGHTED and node.name in other and node.name not in keep and (not only or node.name in only):
             kind = next(types[name] for name in (*node.input, *node.output) if types.get(name) in _OTHER_FLOATS)
             raise PassError(
                 "quantize", f"{node.op_type} computes in {graph.numpy_name(kind)}; fixed point begins with float32",

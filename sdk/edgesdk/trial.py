@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesdk_converters import accuracy
-from edgesdk_converters.errors import ContractBroken, ModelError, RecipeError
+from edgesdk_converters.errors import ContractBroken, ModelError, RecipeError, TargetError
 from edgesdk_converters.recipe import Recipe
 from edgesdk_targets import bundle as bundles
 from edgesdk_targets import efficiency, golden, runner
@@ -547,6 +547,9 @@ def source_size(source: Model) -> Figure:
 def artefact_size(backend: Target, files: Mapping[str, bytes], runtime: Runtime) -> Figure:
     """Of those files that the target says go onto the device."""
     names = backend.artefact(files, runtime)
+    if not names or not set(names) <= set(files):
+        told = f"target {backend.name} says that {', '.join(names) or 'nothing'} goes onto the device"
+        raise TargetError(told, f"its artefact() has to name files of the bundle: {', '.join(sorted(files))}")
     told = f"size of {names[0]}"
     if len(names) > 1:
         told = f"size of {len(names)} files: {', '.join(sorted({f'*{PurePath(name).suffix}' for name in names}))}"

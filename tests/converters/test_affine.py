@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesdk_converters import integer_reader
 from edgesdk_converters.affine import merged
-from edgesdk_converters.calibration import Samples
+from edgesdk_converters.calibration import Samples, synthetic
 from edgesdk_converters.errors import PassError, Unsupported
 from edgesdk_converters.fold import Fold
 from edgesdk_converters.integer_program import Round, Scale, Sum
@@ -295,3 +295,70 @@ def test_results_are_rounded_behind_a_transpose_and_its_activation(build: Any) -
     program = integer_reader.program(made)
     assert [type(operation).__name__ for operation in program.operations] == ["Conv", "Move", "Clip", "Round"]
     assert not any(differing(program, made, wild(model, 10)).values())
+
+
+@pytest.mark.parametrize(("nodes", "x", "y", "left"), [
+    ([op("Reshape", "x rows", "r"), op("MatMul", "r w", "s"), op("Reshape", "s back", "t"), op("Add", "t b", "y")],
+     ("N", 4, 6), ("N", 4, 5), ["Reshape", "MatMul", "Reshape", "Add"]),
+    ([op("Mul", "x six", "m"), op("Reshape", "m rows", "r"), op("MatMul", "r w", "y")], ("N", 4, 6), ("M", 5),
+     ["Mul", "Reshape", "MatMul"]),
+    ([op("Gemm", "x wide", "g"), op("Reshape", "g image", "r"),
+      op("MaxPool", "r", "p", kernel_shape=[3, 3], pads=[1] * 4), op("Mul", "p plane", "y")], (1, 6), (1, 2, 4, 4),
+     ["Gemm", "Reshape", "MaxPool", "Mul"]),
+    ([op("MatMul", "x w", "s"), op("Add", "s b", "y")], (6,), (5,), ["MatMul", "Add"]),
+], ids=["unknown batch before", "unknown batch behind", "a pooling to the same shape", "a vector"])  # fmt: skip
+def test_what_cannot_be_merged_stays_as_it_is(build: Any, nodes: list[Any], x: Shape, y: Shape, left: list[str]) -> None:
+    rng = np.random.default_rng(2)
+    others: dict[str, Any] = {
+        "rows": np.array([-1, 6]), "back": np.array([-1, 4, 5]), "six": np.linspace(0.5, 3, 6), "image": np.array([1, 2, 4, 4]),
+        "wide": rng.standard_normal((6, 32)), "plane": rng.uniform(0.5, 3, (4, 4)),
+    }  # fmt: skip
+    model = of(build, nodes, x, y, **others)
+    made = merged(model)
+    assert kinds(made) == left
+    feed = {"x": rng.standard_normal([3 if size == "N" else size for size in x]).astype(np.float32)}
+    np.testing.assert_allclose(Reference(made).run(feed)["y"], Reference(model).run(feed)["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [(5, 4, 4), (1, 4, 4), (5, 1, 1), (5, 5, 5)])
+def test_a_summand_of_a_convolution_lies_on_the_grids_of_its_channels(build: Any, place: tuple[int, ...]) -> None:
+    rng, wide = np.random.default_rng(4), 5 if place[-1] == 5 else 4
+    others = {"k": rng.standard_normal((5, 3, 3, 3)) * np.exp2(np.arange(5)).reshape(5, 1, 1, 1), "a": rng.standard_normal(place)}
+    nodes = [op("Conv", "x k", "s", "conv"), op("Add", "s a", "z", "add"), op("Relu", "z", "r", "relu"),
+             op("Neg", "s", "n", "neg"), op("Concat", "r n", "y", "join", axis=1)]  # fmt: skip
+    if place[0] == 1 or place[-1] > 1:
+        nodes = [*nodes[:2], op("Relu", "z", "y", "relu")]
+    model = of(build, nodes, (1, 3, wide + 2, wide + 2), (1, 5 if len(nodes) == 3 else 10, wide, wide), **others)
+    made = quantised(model)
+    lost, power = 0.0, 0.0
+    for feed in synthetic(model, 8):
+        real = Reference(model).run(feed)["y"]
+        lost += float(np.square(Reference(made).run(feed)["y"] - real).sum())
+        power += float(np.square(real).sum())
+    assert lost < 1e-3 * power
+    (held,) = (one for one in made.proto.graph.node if one.op_type == "DequantizeLinear" and one.output[0].startswith("a"))
+    is_rounded_before = len(nodes) > 3  # as two read it: the products' grids are gone
+    assert [one.i for one in held.attribute if one.name == "axis"] == ([] if is_rounded_before else [0])
+
+
+def test_inputs_that_are_joined_first_are_quantised(build: Any) -> None:
+    nodes = [op("Concat", "x z", "e", axis=1), op("Mul", "e gamma", "m"), op("Add", "m beta", "a"), op("Gemm", "a v c", "y")]
+    rng = np.random.default_rng(6)
+    shapes = {"gamma": 5, "beta": 5, "v": (5, 4), "c": 4}
+    held = {name: rng.uniform(0.2, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    model = Model.from_proto(build(nodes, [("x", [1, 3]), ("z", [1, 2])], [("y", [1, 4])], held, opset=17), "joined")
+    made = quantised(model)
+    for feed in synthetic(model, 4):
+        np.testing.assert_allclose(Reference(made).run(feed)["y"], Reference(model).run(feed)["y"], atol=0.3)
+
+
+def test_a_layer_of_half_floats_may_be_kept(build: Any) -> None:
+    nodes = [op("Gemm", "x w b", "s", "first"), op("Cast", "s", "h", to=TensorProto.FLOAT16), op("MatMul", "h half", "p", "last"),
+             op("Cast", "p", "y", to=TensorProto.FLOAT)]  # fmt: skip
+    rng = np.random.default_rng(7)
+    held = {"w": rng.standard_normal((6, 5)), "b": rng.standard_normal(5)}
+    stored = {name: values.astype(np.float32) for name, values in held.items()} | {"half": np.ones((5, 4), np.float16)}
+    model = Model.from_proto(build(nodes, [("x", [1, 6])], [("y", [1, 4])], stored, opset=17), "half")
+    with pytest.raises(PassError, match="computes in float16"):
+        quantised(model)
+    assert "QuantizeLinear" in kinds(quantised(model, keep=("last",)))

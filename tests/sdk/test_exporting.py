@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgesdk
 from edgesdk import exporting, trial
+from edgesdk_converters.errors import TargetError
 from edgesdk_converters.model import Model
 from edgesdk_targets import measure
 from edgesdk_targets.bundle import Bundle, Runtime
@@ -113,3 +114,11 @@ def test_what_the_tools_make_of_the_sources_is_the_artefact_once_it_is_there(exp
 def test_as_a_rule_the_artefact_is_what_the_runtime_loads(export: Callable[..., Report], tmp_path: Path) -> None:
     size = row(export(Server(HERE)), "artifact_bytes")
     assert (size.value, size.method) == ((tmp_path / "net.edge" / "model.onnx").stat().st_size, "size of model.onnx")
+
+
+@pytest.mark.parametrize("names", [(), ("build/top.v", "no.bit")])
+def test_an_artefact_that_is_not_there_is_the_targets_error(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Board, "artefact", lambda *_: names)
+    with pytest.raises(TargetError, match="goes onto the device") as caught:
+        trial.artefact_size(Board(HERE), SOURCES, Runtime("onnxruntime", "model.onnx"))
+    assert "has to name files of the bundle: build/" in caught.value.hint

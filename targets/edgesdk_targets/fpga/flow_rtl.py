@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from ..figure import Figure, unavailable
 from ..target import Compiled, Completed
 from . import evidence, interface, reports, testbench, tool_process, toolchain
 from .design import Design, Forms, design, forms_of
-from .segments import weighted
+from .segments import Form, weighted
+from .verilog_text import identifier
 
 if TYPE_CHECKING:
     from edgesdk_converters.cost import Layer
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 BUILD = "build/"
 IMAGE = "design.bit"
+FORMS = "forms"
+"""In a bundle's configuration: the form of each node with weights, as JSON."""
 OPTIONS = ("form", "max_weights_unrolled", "multipliers", "target_cycles", "port_bits")
 MOST_SEARCHED = 10_000
 """Weights of unrolled layers in an estimate: 5,000 take a second, and ten times as many a quarter of an hour."""
@@ -51,6 +55,7 @@ def compiled(program: IntegerProgram, dtypes: Mapping[str, str], target: Fpga) -
     plan = toolchain.plan({**made.files, **beside}, made.serial, target.device, clock_mhz=target.clock_mhz)
     config = {"flow": "rtl", "name": program.name, "top": made.serial, "clock_mhz": f"{target.clock_mhz:.6g}"}
     config |= {name: str(getattr(target, name)) for name in OPTIONS}
+    config[FORMS] = json.dumps(_forms(program, target), sort_keys=True)
     runtime = Runtime("fpga", f"{BUILD}{made.core}.v", providers=(Provider("verilator"),), config=config)
     files = {f"{BUILD}{name}": data for name, data in plan.files.items()}
     files[interface.FILE] = ends.to_bytes(wired)
@@ -74,18 +79,34 @@ def pins(target: Fpga, inputs: int, outputs: int) -> dict[str, bytes]:
     return {toolchain.PINS: data}
 
 
-def made_for(program: IntegerProgram, options: Mapping[str, str]) -> Design:
-    """The design that options as text stand for: those of a target, or those that a bundle keeps."""
+def made_for(program: IntegerProgram, options: Mapping[str, str], forms: Mapping[str, Form] | None = None) -> Design:
+    """The design that options as text stand for: those of a target, or those that a bundle keeps; `forms` of nodes go before."""
     return design(
         program, options["form"],  # type: ignore[arg-type]
         max_weights_unrolled=int(options["max_weights_unrolled"]), multipliers=int(options["multipliers"]),
-        target_cycles=int(options["target_cycles"]), port_bits=int(options["port_bits"]),
+        target_cycles=int(options["target_cycles"]), port_bits=int(options["port_bits"]), forms=forms,
     )  # fmt: skip
+
+
+def _forms(program: IntegerProgram, target: Fpga) -> dict[str, Form]:
+    """The form of each node with weights, which a bundle keeps: the rule that chose it may change."""
+    chosen, _ = forms_of(program, target.form, target.max_weights_unrolled, {})
+    return {one.node: chosen[one.result] for one in weighted(program)}
+
+
+def _forms_in(bundle: Bundle, program: IntegerProgram) -> dict[str, Form]:
+    """The same of a bundle; of an older one by its files, as folded layers alone have weights in memory."""
+    if FORMS in bundle.manifest.runtime.config:
+        told: dict[str, Form] = json.loads(bundle.manifest.runtime.config[FORMS])
+        return told
+    memory = re.compile(rf"{BUILD}stage\d+_(.+)_weights\.hex")
+    folded = {found[1] for name in bundle.manifest.files if (found := memory.fullmatch(name))}
+    return {one.node: "folded" if identifier(one.node) in folded else "unrolled" for one in weighted(program)}
 
 
 def kept_in(bundle: Bundle, program: IntegerProgram) -> Design:
     """The design whose files lie in a bundle. Raises DeviceError where this edgesdk would write other ones."""
-    found = made_for(program, bundle.manifest.runtime.config)
+    found = made_for(program, bundle.manifest.runtime.config, _forms_in(bundle, program))
     files = {name: bundle.read(f"{BUILD}{name}") for name in found.files if f"{BUILD}{name}" in bundle.manifest.files}
     evidence.same_design(bundle, found.files, files)
     return replace(found, files=files)
@@ -226,7 +247,7 @@ def _built(
                 made, few, folder / "netlist", progress, level="serial", netlist=netlist, limit=limit
             )
             rows.append(evidence.mismatches(program, few, done.outputs, "netlist", told))
-        except MissingTool as error:
+        except (MissingTool, tool_process.TookTooLong) as error:
             rows.append(unavailable("mismatches", told, error.message, "netlist"))
     fmax = next((row for row in rows if row.name == "fmax_mhz"), None)
     rows.append(_latency(fmax, cycles, device.name))

@@ -43,14 +43,8 @@ _SYNTHESIS = {
 PINS, _FREE_PINS = "pins.lpf", "--lpf-allow-unconstrained"
 """Where a board's pins lie in a folder, and the option with which ports need none."""
 _NOT_SYNTHESISED = (".lpf", ".md")
-_BESIDE = (
-    "ifneq ($(wildcard ../manifest.json),)",
-    "# A bundle is refused that holds more than was written: everything is made beside it, where edgesdk build makes it too.",
-    "all clean:",
-    '\t@bundle="$$(cd .. && pwd)" && made="$${bundle%.edge}.build" && \\',
-    '\tmkdir -p "$$made" && cp -Rp . "$$made" && $(MAKE) -C "$$made" $@',
-    "else",
-)
+_BUNDLE = "$(if $(BESIDE),,$(and $(wildcard ../manifest.json),$(wildcard ../interface.json)))"
+"""In a Makefile: not empty where its folder is in a bundle, and make was not called for the copy of one."""
 _KILLED = 128 + 9
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOCATE = re.compile(r'\bLOCATE\s+COMP\s+"?([^\s"]+)"?\s+SITE\s')
@@ -324,19 +318,45 @@ def _makefile(steps: list[Step]) -> str:
     for tool in tools:
         found = " || ".join([*(f"command -v {program}" for program in TOOLS[tool].programs), f"echo {tool}"])
         lines.append(f"{_variable(tool)} ?= $(shell {found})")
-    lines += ["", ".DELETE_ON_ERROR:", ".PHONY: all clean anew", "", *_BESIDE, f"all: {' '.join(steps[-1].outputs)}", ""]
+    lines += [
+        "",
+        ".DELETE_ON_ERROR:",
+        ".PHONY: all clean anew",
+        "",
+        *_beside(steps),
+        "else",
+        f"all: {' '.join(steps[-1].outputs)}",
+        "",
+    ]
     for step in steps:
         first, *others = step.outputs
         command = f"$({_variable(step.argv[0])}) {' '.join(step.argv[1:])}"
         needed = " ".join(step.inputs)
         if takes_pins and _FREE_PINS in step.argv:
-            needed += " $(if $(PINS),anew)"
-            command = f'$(if $(PINS),cp "$(PINS)" {PINS} && ){command}'
+            needed += f" $(if $(PINS)$(wildcard {PINS}),anew)"
+            given = f'{{ cmp -s "$(PINS)" {PINS} || cp -f "$(PINS)" {PINS}; }} && '
+            command = f"$(if $(PINS),{given},$(if $(wildcard {PINS}),rm -f {PINS} && )){command}"
             command = command.replace(_FREE_PINS, f"$(if $(PINS),--lpf {PINS},{_FREE_PINS})")
         lines += [f"{first}: {needed}", f"\t{command}"]
         lines += [f"{' '.join(others)}: {first}", ""] if others else [""]
     made = [name for step in steps for name in step.outputs]
     return "\n".join([*lines, "clean:", f"\trm -f {' '.join(made)}", "", "endif", ""])
+
+
+def _beside(steps: list[Step]) -> list[str]:
+    """Rules for a folder in a bundle, which is refused if it holds more than was written: what differs is copied beside it, where
+    edgesdk build makes it too, and made there. What is copied is new, as make goes by times alone."""
+    made = [name for step in steps for name in step.outputs]
+    ours = " ".join(f"! -name {name}" for name in made)
+    return [
+        f"ifneq ({_BUNDLE},)",
+        f".PHONY: {' '.join(made)}",
+        f"all clean {' '.join(made)}:",
+        '\t@bundle="$$(cd .. && pwd)" && made="$${bundle%.edge}.build" && mkdir -p "$$made" && \\',
+        f'\tfind . -type f {ours} | while IFS= read -r file; do mkdir -p "$$made/$${{file%/*}}" && \\',
+        '\t{ cmp -s "$$file" "$$made/$$file" || cp -f "$$file" "$$made/$$file"; } || exit 1; done && \\',
+        '\t$(MAKE) -C "$$made" BESIDE=1 $@',
+    ]
 
 
 def _variable(tool: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from edgesdk_converters.integer_program import Integers
 from edgesdk_targets.device import profile
 from edgesdk_targets.figure import unavailable
+from edgesdk_targets.fpga import design as design_room
 from edgesdk_targets.fpga import flow_rtl, testbench
 from edgesdk_targets.fpga.design import Design, design
 from edgesdk_targets.fpga.interface import Interface, port_names, wiring, wiring_text
@@ -92,3 +94,16 @@ def test_the_files_say_how_to_wire_it_and_where_the_board_has_its_ports(tmp_path
     assert plain["interface.json"] == ends.to_bytes(wiring(made))
     assert plain["build/WIRING.md"] == wiring_text(ends, wiring(made), program.name, 100.0)
     assert b"WIRING" not in plain["build/Makefile"] and set(made.files) <= {name.removeprefix("build/") for name in plain}
+
+
+def test_a_bundle_keeps_its_forms_whatever_rule_chooses_them_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = dense_net((16, 12, 5), 4, "half_up")
+    target = Fpga(profile("ecp5-85k"), multipliers=4, max_weights_unrolled=200)
+    made = flow_rtl.compiled(program, dict.fromkeys(program.outputs, "float32"), target)
+    monkeypatch.setattr(design_room, "REFERENCE_ADDER_BITS", 1e9)
+    assert {layer.form for layer in flow_rtl.made_for(program, made.runtime.config).layers} == {"unrolled"}
+    older = {name: value for name, value in made.runtime.config.items() if name != flow_rtl.FORMS}
+    for config in (made.runtime.config, older):
+        manifest = SimpleNamespace(files=made.files, runtime=SimpleNamespace(config=config))
+        bundle: Any = SimpleNamespace(manifest=manifest, read=made.files.__getitem__, path=Path("net.edge"))
+        assert [layer.form for layer in flow_rtl.kept_in(bundle, program).layers] == ["folded", "folded"]

@@ -329,7 +329,8 @@ def test_make_in_a_bundle_builds_beside_it(tmp_path: Path, fake_yosys: Path) -> 
     inside.mkdir(parents=True)
     for name, content in plan({"adders.v": ADDERS}, "top", PYNQ).files.items():
         (inside / name).write_bytes(content)
-    (inside.parent / "manifest.json").write_text("{}")
+    for name in ("manifest.json", "interface.json"):
+        (inside.parent / name).write_text("{}")
     before = {path: path.stat().st_mtime_ns for path in inside.parent.rglob("*")}
     for _ in range(2):
         made = subprocess.run(["make", "-C", str(inside)], capture_output=True, text=True, check=False)
@@ -337,6 +338,24 @@ def test_make_in_a_bundle_builds_beside_it(tmp_path: Path, fake_yosys: Path) -> 
         assert {path: path.stat().st_mtime_ns for path in inside.parent.rglob("*")} == before
         assert (tmp_path / "my net.build" / "cells.json").read_text() == "cells\n"
     assert "Nothing to be done" in made.stdout
+    (fake_yosys / "script").write_text("echo other > cells.json; echo net > netlist.v")
+    (inside / "adders.v").write_bytes(ADDERS + b"// another network, of an older file\n")
+    os.utime(inside / "adders.v", (0, 0))
+    subprocess.run(["make", "-C", str(inside), "cells.json"], capture_output=True, check=True)
+    assert (tmp_path / "my net.build" / "cells.json").read_text() == "other\n"
+    assert not (inside / "cells.json").exists()
+
+
+def test_make_beside_a_manifest_of_something_else_builds_where_it_is(tmp_path: Path, fake_yosys: Path) -> None:
+    (fake_yosys / "script").write_text("echo cells > cells.json; echo net > netlist.v")
+    (tmp_path / "manifest.json").write_text("{}")
+    place = tmp_path / "net.build"
+    place.mkdir()
+    for name, content in plan({"adders.v": ADDERS}, "top", PYNQ).files.items():
+        (place / name).write_bytes(content)
+    subprocess.run(["make", "-C", str(place)], capture_output=True, check=True)
+    assert (place / "cells.json").read_text() == "cells\n"
+    assert sorted(path.name for path in tmp_path.iterdir() if path != fake_yosys) == ["manifest.json", "net.build"]
 
 
 def test_make_takes_the_pins_of_a_board(tmp_path: Path) -> None:
@@ -351,7 +370,10 @@ def test_make_takes_the_pins_of_a_board(tmp_path: Path) -> None:
     }
     without, with_pins = told.values()
     assert "--lpf clock.lpf --lpf-allow-unconstrained" in without and "pins.lpf" not in without
-    assert f'cp "{pins}" pins.lpf' in with_pins and "--lpf clock.lpf --lpf pins.lpf" in with_pins
+    assert f'cp -f "{pins}" pins.lpf' in with_pins and "--lpf clock.lpf --lpf pins.lpf" in with_pins
+    (tmp_path / "pins.lpf").write_text(pins.read_text())
+    after = subprocess.run(["make", "-n", "-C", str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    assert "rm -f pins.lpf && " in after and "--lpf clock.lpf --lpf-allow-unconstrained" in after
     assert "unconstrained" not in with_pins
     own = plan({"adders.v": ADDERS, "pins.lpf": b""}, "top", ECP5).files["Makefile"].decode()
     assert "$(PINS)" not in own and "--lpf pins.lpf" in own and "unconstrained" not in own
