@@ -33,7 +33,8 @@ except ImportError as _error:
 
 FARTHEST_PLACES = 40
 """That a rounding shifts codes to the left by: farther, all but zero saturates."""
-_NO_RULE = ("there is no exact integer form of this operator", "keep that part on the host")
+NO_RULE = ("there is no exact integer form of this operator", "keep that part on the host")
+"""Reason and hint for an operator that neither a rule nor a reason of its own is known of."""
 
 
 def program(model: Model) -> IntegerProgram:
@@ -73,7 +74,7 @@ def program(model: Model) -> IntegerProgram:
                     draft.shape(node, name)
             RULES[node.op_type](draft, node)
         else:
-            raise draft.refuse(node, *REASONS.get(node.op_type, _NO_RULE))
+            raise draft.refuse(node, *REASONS.get(node.op_type, NO_RULE))
     outputs = tuple(_output(draft, name) for name in draft.outputs)
     left = [info.name for info in draft.proto.graph.input if info.name not in inputs]
     notes = [*draft.notes, *(f"input {name} is read by nothing" for name in left)]

@@ -41,9 +41,6 @@ INTEGERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatM
 """Operators of which a network that is quantised already has at least one."""
 ROUNDING = ":QuantizeLinear"
 """With which the names of roundings end that the quantise pass writes."""
-NO_RULE = ("there is no exact integer form of this operator", "keep that part on the host")
-"""As the integer reader says it of an operator that it does not know."""
-
 SOURCES = (".v", ".hex", ".cpp", ".h")
 """Of a network's own logic."""
 
@@ -304,6 +301,7 @@ def _refused(draft: Draft, merged: Collection[str] = ()) -> Iterator[EdgeError]:
     import onnx
 
     from edgesdk_converters.integer_draft import FIXED_HINT, used
+    from edgesdk_converters.integer_reader import NO_RULE
     from edgesdk_converters.integer_rules import REASONS, RULES
 
     needed = used(draft.outputs, draft.makers, {})
